@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"hash"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/xdg-go/scram"
+)
+
+// Credentials are the two secrets of a database's gateway: the password that opens a connection, held by the foreign server's user mapping, and the
+// key that every call proves to know, held where only the SQL functions' owner can read it.
+type Credentials struct {
+	Password string
+	Key      []byte // at least 16 bytes
+}
+
+const (
+	// Iterations make each guess at a password slower. The one that `rowcast migrate up` makes is 32 random bytes and cannot be guessed, while 4096
+	// iterations take a PostgreSQL backend 3 ms for each connection, every parallel worker's included. So they are for passwords made by hand.
+	scramIterations   = 4096
+	randomPasswordLen = 32
+	minKeyBytes       = 16
+	// A call that was written just before a rotation may arrive just after it.
+	previousKeyGrace = time.Minute
+	refreshInterval  = time.Second
+	refreshTimeout   = 5 * time.Second
+)
+
+// secrets is one generation of credentials, ready to check against. It is never written after it was made.
+type secrets struct {
+	generation  uint64
+	password    string
+	stored      scram.StoredCredentials
+	key         []byte
+	previousKey []byte
+	previousEnd time.Time
+}
+
+// vault holds the current secrets and fetches new ones where they do not match.
+type vault struct {
+	salt    string // the same for every generation, so that a login under way can be judged by the next one
+	current atomic.Pointer[secrets]
+	refresh func(context.Context) (Credentials, error)
+
+	setting    sync.Mutex
+	refreshing sync.Mutex
+	refreshed  time.Time
+}
+
+var errNoCredentials = errors.New("the gateway has no credentials yet")
+
+func newVault(refresh func(context.Context) (Credentials, error)) *vault {
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // never fails
+	v := &vault{salt: string(salt), refresh: refresh}
+	v.current.Store(&secrets{})
+	return v
+}
+
+// set makes c the current credentials. The same ones again change nothing.
+func (v *vault) set(c Credentials) error {
+	if c.Password == "" || len(c.Key) < minKeyBytes {
+		return errNoCredentials
+	}
+	v.setting.Lock()
+	defer v.setting.Unlock()
+	old := v.current.Load()
+	if old.password == c.Password && subtle.ConstantTimeCompare(old.key, c.Key) == 1 {
+		return nil
+	}
+	next := &secrets{generation: old.generation + 1, password: c.Password, key: append([]byte(nil), c.Key...)}
+	if old.key != nil {
+		next.previousKey, next.previousEnd = old.key, time.Now().Add(previousKeyGrace)
+	}
+	var err error
+	if next.stored, err = v.derive(c.Password); err != nil {
+		return err
+	}
+	v.current.Store(next)
+	return nil
+}
+
+// derive computes what SCRAM checks a password by. Like libpq it takes a password that SASLprep refuses as it is.
+func (v *vault) derive(password string) (scram.StoredCredentials, error) {
+	factors := scram.KeyFactors{Salt: v.salt, Iters: scramIterations}
+	if len(password) >= randomPasswordLen {
+		factors.Iters = 1
+	}
+	if client, err := scram.SHA256.NewClient(User, password, ""); err == nil {
+		return client.GetStoredCredentialsWithError(factors)
+	}
+	client, err := scram.SHA256.NewClientUnprepped(User, password, "")
+	if err != nil {
+		return scram.StoredCredentials{}, err
+	}
+	return client.GetStoredCredentialsWithError(factors)
+}
+
+// renewed returns secrets newer than old, asking Refresh at most once a second, or nil where there are none.
+func (v *vault) renewed(ctx context.Context, old *secrets) (*secrets, error) {
+	newer := func() *secrets {
+		if now := v.current.Load(); now.generation != old.generation {
+			return now
+		}
+		return nil
+	}
+	if s := newer(); s != nil || v.refresh == nil {
+		return s, nil
+	}
+	v.refreshing.Lock() // the others wait for the one that asks, and then see what it got
+	defer v.refreshing.Unlock()
+	if s := newer(); s != nil || time.Since(v.refreshed) < refreshInterval {
+		return s, nil
+	}
+	v.refreshed = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	c, err := v.refresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.set(c); err != nil {
+		return nil, err
+	}
+	return newer(), nil
+}
+
+// sealer computes call codes. It belongs to one connection.
+type sealer struct {
+	hash hash.Hash
+	sum  [sha256.Size]byte
+	text [macDigits]byte
+}
+
+// code returns the code of a body under key: the first 32 hexadecimal digits of sha256(key || body). Half of the digest is kept back, so that no
+// code can be extended to that of a longer body. The result is valid until the next call.
+func (c *sealer) code(key []byte, body string) []byte {
+	c.start(key)
+	_, _ = c.hash.Write(bytesOf(body))
+	return c.finish()
+}
+
+func (c *sealer) start(key []byte) {
+	if c.hash == nil {
+		c.hash = sha256.New()
+	}
+	c.hash.Reset()
+	_, _ = c.hash.Write(key)
+}
+
+func (c *sealer) finish() []byte {
+	hex.Encode(c.text[:], c.hash.Sum(c.sum[:0])[:macDigits/2])
+	return c.text[:]
+}
+
+// matches reports whether mac is the code of body under the current key, the previous one for a while, or one that a refresh brings.
+func (v *vault) matches(ctx context.Context, c *sealer, mac, body string) (bool, error) {
+	return v.check(ctx, func(key []byte) bool { return subtle.ConstantTimeCompare(c.code(key, body), bytesOf(mac)) == 1 })
+}
+
+func (v *vault) check(ctx context.Context, holds func(key []byte) bool) (bool, error) {
+	s := v.current.Load()
+	if s.key != nil && holds(s.key) {
+		return true, nil
+	}
+	if s.previousKey != nil && time.Now().Before(s.previousEnd) && holds(s.previousKey) {
+		return true, nil
+	}
+	s, err := v.renewed(ctx, s)
+	return s != nil && holds(s.key), err
+}
+
+// bytesOf is s as bytes without a copy. They must not be written to.
+func bytesOf(s string) []byte {
+	return unsafe.Slice(unsafe.StringData(s), len(s))
+}

@@ -1,0 +1,74 @@
+package gateway
+
+import (
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rowcast/rowcast/internal/rowcast"
+)
+
+// validateWithin is the deadline of a validation. The validator has its own, shorter limits for the model itself.
+const validateWithin = 5 * time.Minute
+
+// upload is an artifact on its way in, in chunks. A connection has one at a time: a new name drops the one before, as does ten idle minutes.
+type upload struct {
+	name string
+	data []byte
+	held int64 // counted against MaxUploadBytes
+	idle *time.Timer
+}
+
+func (u *upload) drop(g *Gateway) {
+	g.uploaded.Add(-u.held)
+	*u = upload{}
+}
+
+// changeUpload answers U and D.
+func (s *session) changeUpload(r request) error {
+	u := &s.upload
+	if r.verb == verbDrop {
+		if u.name == r.upload {
+			u.drop(s.g)
+		}
+		return s.answer(false, nil, nil)
+	}
+	if u.name != r.upload {
+		u.drop(s.g)
+		u.name = strings.Clone(r.upload)
+	}
+	size := int64(hex.DecodedLen(len(r.payload)))
+	if now := s.g.uploaded.Add(size); now > s.g.o.MaxUploadBytes {
+		s.g.uploaded.Add(-size)
+		e := rowcast.Errorf(rowcast.CodeTooLarge, "the artifact is larger than the sidecar takes").
+			WithDetail("All uploads together may hold %d bytes.", s.g.o.MaxUploadBytes).
+			WithHint("Raise the sidecar's limit, or try again when other registrations have ended.")
+		u.drop(s.g)
+		return s.answer(false, nil, e)
+	}
+	u.held += size
+	data, err := hex.AppendDecode(u.data, bytesOf(r.payload))
+	if err != nil {
+		u.drop(s.g)
+		return s.answer(false, nil, malformed("hexadecimal digits of an upload"))
+	}
+	u.data = data
+	return s.answer(false, strconv.AppendInt(s.scratch[:0], int64(len(u.data)), 10), nil)
+}
+
+// validate answers V and A.
+func (s *session) validate(r request) error {
+	if s.g.o.Validator == nil {
+		return s.answer(true, nil, rowcast.Errorf(rowcast.CodeUnavailable, "this sidecar does not validate artifacts"))
+	}
+	f := &flight{verb: r.verb, deadline: validateWithin, sha256: r.sha256, call: rowcast.Call{Payload: bytesOf(r.payload)}}
+	if r.verb == verbValidateUpload {
+		if s.upload.name != r.upload {
+			return s.answer(true, nil, rowcast.Errorf(rowcast.CodeNotFound, "no upload %q on this connection", r.upload).
+				WithDetail("The connection to the sidecar was lost between the chunks.").WithHint("Register the model again."))
+		}
+		f.artifact = s.upload.data
+	}
+	return s.fly(f)
+}

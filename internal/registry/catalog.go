@@ -1,0 +1,112 @@
+package registry
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"hash"
+	"io"
+	"os"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/rowcast/rowcast/db"
+	"github.com/rowcast/rowcast/internal/postgres"
+	"github.com/rowcast/rowcast/internal/rowcast"
+)
+
+// Catalog calls the registry's SQL functions with the rights of the pool's role, as the command line does.
+type Catalog struct{ q *db.Queries }
+
+// NewCatalog makes a Catalog on pool.
+func NewCatalog(pool *pgxpool.Pool) *Catalog { return &Catalog{q: db.New(pool)} }
+
+// Upload stores the file's bytes under their SHA-256, from where an earlier upload stopped, and returns the hash in hexadecimal. It holds one chunk
+// in memory. progress, which may be nil, is told how many of the file's bytes are stored; stored is false where the artifact was there already.
+func (c *Catalog) Upload(ctx context.Context, file *os.File, progress func(done, total int64)) (sha string, stored bool, err error) {
+	h := sha256.New()
+	size, err := io.Copy(h, file)
+	if err != nil {
+		return "", false, rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read %s", file.Name()).WithCause(err)
+	}
+	sha = hex.EncodeToString(h.Sum(nil))
+	next, err := c.q.BeginUpload(ctx, db.BeginUploadParams{Sha256: sha, Size: size})
+	if err != nil {
+		return "", false, postgres.Error(err)
+	}
+	if next < 0 {
+		return sha, false, nil
+	}
+	chunk := make([]byte, ChunkSize)
+	for at := int64(next) * ChunkSize; at < size || at == 0; at += ChunkSize {
+		n, err := file.ReadAt(chunk, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", false, rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read %s", file.Name()).WithCause(err)
+		}
+		if err := c.q.UploadChunk(ctx, db.UploadChunkParams{Sha256: sha, Number: int32(at / ChunkSize), Data: chunk[:n]}); err != nil {
+			return "", false, postgres.Error(err)
+		}
+		if progress != nil {
+			progress(at+int64(n), size)
+		}
+	}
+	return sha, true, nil
+}
+
+// Register uploads the file and registers it as the model's next version, whose number it returns. Nothing stays stored when validation refuses it.
+func (c *Catalog) Register(ctx context.Context, name string, file *os.File, o Options, progress func(done, total int64)) (version int, sha string, err error) {
+	options, err := o.JSON()
+	if err != nil {
+		return 0, "", err
+	}
+	sha, stored, err := c.Upload(ctx, file, progress)
+	if err != nil {
+		return 0, "", err
+	}
+	number, err := c.q.RegisterArtifact(ctx, db.RegisterArtifactParams{Name: name, Sha256: sha, Options: options})
+	if err != nil {
+		if stored {
+			// Also when ctx was cancelled: what was refused must not stay.
+			if _, derr := c.q.DiscardArtifact(context.WithoutCancel(ctx), sha); derr != nil {
+				return 0, "", errors.Join(postgres.Error(err), postgres.Error(derr))
+			}
+		}
+		return 0, "", postgres.Error(err)
+	}
+	return int(number), sha, nil
+}
+
+// Download writes the model file of a version (ref is 'churn', 'churn@3' or 'churn@alias') to w and returns its SHA-256 in hexadecimal. The bytes are
+// compared with the registered hash: CodeArtifactCorrupt where they differ.
+func (c *Catalog) Download(ctx context.Context, ref string, w io.Writer) (string, error) {
+	name, version, err := c.Resolve(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	to := io.MultiWriter(w, h)
+	for i := range int32(1 << 30) {
+		// By number: an alias could move between two chunks.
+		data, err := c.q.ModelChunk(ctx, db.ModelChunkParams{Model: VersionRef(name, int(version.Version)), Number: i})
+		if err != nil {
+			return "", postgres.Error(err)
+		}
+		if data == nil {
+			break
+		}
+		if _, err := to.Write(data); err != nil {
+			return "", rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot write the model file").WithCause(err)
+		}
+	}
+	return version.Sha256, sameHash(h, version.Sha256, ref)
+}
+
+func sameHash(h hash.Hash, want, ref string) error {
+	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+		return rowcast.Errorf(rowcast.CodeArtifactCorrupt, "the stored bytes of %s do not have the registered hash", ref).
+			WithDetail("They have SHA-256 %s instead of %s.", got, want).
+			WithHint("Restore ml_private.artifact_chunk from a backup, or drop the version and register the file again.")
+	}
+	return nil
+}

@@ -1,0 +1,34 @@
+package rowcast
+
+// Verb says what a call wants back.
+type Verb byte
+
+// The verbs that reach the engine.
+const (
+	VerbPredict Verb = 'p' // a number: regression value or numeric label
+	VerbLabel   Verb = 'l' // the label as text
+	VerbProba   Verb = 'P' // array literal of probabilities, in the order of the labels
+	VerbJSON    Verb = 'j' // JSON object: model, version, value, label, probabilities, outputs
+	VerbInfer   Verb = 'i' // JSON object: every output tensor by name; the payload names input tensors
+)
+
+// Format says how the payload of a call writes the row.
+type Format byte
+
+// The formats. A record ignores what is no feature, a JSON object refuses it.
+const (
+	FormatArray  Format = 'b' // hexadecimal of array_send(double precision[])
+	FormatText   Format = 't' // the text overload: array literal, JSON object, or raw text where the only feature is text
+	FormatJSON   Format = 'j' // JSON object from jsonb
+	FormatRecord Format = 'r' // JSON object from row_to_json
+)
+
+// Call is one request as the SQL functions send it.
+type Call struct {
+	Verb    Verb
+	Spec    string // key of the version's Spec
+	Model   string // model name, for messages and predict_json
+	Version int    // likewise
+	Format  Format
+	Payload []byte // valid until the call returns
+}

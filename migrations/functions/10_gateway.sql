@@ -1,0 +1,222 @@
+-- How a call reaches the sidecar. The callers of these functions are SECURITY DEFINER functions of schema ml with a pinned search_path; nobody
+-- else can use schema ml_private. A call is one simple query: the first 32 hex digits of sha256(key || body), a space, the body.
+
+CREATE OR REPLACE FUNCTION ml_private.caller() RETURNS name
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(nullif(current_setting('role'), 'none'), session_user)::name;
+COMMENT ON FUNCTION ml_private.caller() IS 'The role whose rights count: what SET ROLE set, else the session''s user.';
+
+CREATE OR REPLACE FUNCTION ml_private.sign(key bytea, body text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN left(encode(sha256(key || convert_to(body, 'UTF8')), 'hex'), 32) || ' ' || body;
+COMMENT ON FUNCTION ml_private.sign(bytea, text) IS 'The text of a gateway call.';
+
+-- A named connection per backend, kept until the session ends. Its name must differ from the server's: dblink_exec() with a server's name and no
+-- such connection would silently open a new one for every call.
+CREATE OR REPLACE FUNCTION ml_private.connect() RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+    seen timestamptz;
+BEGIN
+    IF ('rowcast' = ANY ({{.Dblink}}.dblink_get_connections())) IS TRUE THEN
+        PERFORM {{.Dblink}}.dblink_disconnect('rowcast');
+    END IF;
+    -- Looking first gives a better error than catching one later: an EXCEPTION block would fail in parallel mode on PostgreSQL 15 and 16. On a
+    -- standby the sidecar may be connected to the primary, so there is nothing to look at.
+    IF NOT pg_is_in_recovery() THEN
+        SELECT max(greatest(a.state_change, a.backend_start)) INTO seen
+        FROM pg_stat_activity a
+        WHERE a.datname = current_database() AND a.application_name = 'rowcast serve';
+        IF seen IS NULL THEN
+            RAISE EXCEPTION 'the Rowcast sidecar of database "%" is not running', current_database()
+                USING ERRCODE = 'HV00N', HINT = 'Start it with: DATABASE_URL=... rowcast serve';
+        ELSIF seen < clock_timestamp() - interval '60 s' THEN
+            RAISE EXCEPTION 'the Rowcast sidecar of database "%" has not been heard of for % s', current_database(),
+                extract(epoch FROM clock_timestamp() - seen)::integer
+                USING ERRCODE = 'HV00N', HINT = 'See its log; restart rowcast serve.';
+        END IF;
+    END IF;
+    PERFORM {{.Dblink}}.dblink_connect('rowcast', 'rowcast_gateway');
+END $$;
+COMMENT ON FUNCTION ml_private.connect() IS 'Opens this backend''s connection to the sidecar anew.';
+
+-- Sends body and returns the answer's value. A lost connection is opened once more; a call that takes longer is asked for again and again, so that
+-- PostgreSQL sees statement_timeout and ctrl-C in between; the sidecar's error is raised with its message, detail, hint and SQLSTATE. tag is a first
+-- answer that came already.
+CREATE OR REPLACE FUNCTION ml_private.exchange(key bytea, body text, in_row boolean, tag text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+    call   text := ml_private.sign(key, body);
+    status text;
+    answer text;
+    opened boolean := false;
+BEGIN
+    IF tag IS NULL AND ('rowcast' = ANY ({{.Dblink}}.dblink_get_connections())) IS NOT TRUE THEN
+        PERFORM ml_private.connect();
+        opened := true;
+    END IF;
+    LOOP
+        IF in_row THEN
+            -- Two columns, or none where the connection is lost.
+            status := NULL;
+            SELECT d.status, d.answer INTO status, answer FROM {{.Dblink}}.dblink('rowcast', call, false) AS d(status text, answer text);
+        ELSE
+            answer := coalesce(tag, {{.Dblink}}.dblink_exec('rowcast', call, false));
+            tag := NULL;
+            status := CASE WHEN answer = 'ERROR' THEN NULL ELSE left(answer, 1) END;
+            answer := substr(answer, 2);
+        END IF;
+        CASE status
+        WHEN '=' THEN
+            RETURN answer;
+        WHEN '.' THEN
+            call := ml_private.sign(key, 'W');
+        WHEN '~' THEN
+            call := ml_private.sign(key, 'F');
+            in_row := true;
+        WHEN '!' THEN
+            PERFORM {{.Dblink}}.dblink_exec('rowcast', ml_private.sign(key, 'E'), true);
+            RAISE EXCEPTION 'the sidecar reported an error and then did not say which'
+                USING ERRCODE = '58000', HINT = 'See the log of rowcast serve.';
+        ELSE
+            IF opened THEN
+                RAISE EXCEPTION 'the Rowcast sidecar closed the connection while it ran %', coalesce(substring(body FROM '^. [0-9a-f]{32} ([^ ]+) '), 'this call')
+                    USING ERRCODE = '58000', DETAIL = trim(E' \n' FROM {{.Dblink}}.dblink_error_message('rowcast')),
+                          HINT = 'If it was not restarted just now, the log of rowcast serve says what the model did.';
+            END IF;
+            PERFORM ml_private.connect();
+            opened := true;
+            call := ml_private.sign(key, body);
+        END CASE;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION ml_private.exchange(bytea, text, boolean, text) IS 'One call of the gateway, with reconnection, waiting and errors.';
+
+-- Why a model reference target no route that the caller may take. Always raises.
+CREATE OR REPLACE FUNCTION ml_private.refuse(model text) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+    who    name := ml_private.caller();
+    wanted text := split_part(model, '@', 1);
+    ref    text := substr(model, length(wanted) + 2);
+    target  ml_private.model;
+    near   text;
+BEGIN
+    IF wanted !~ '^[a-z_][a-z0-9_$]{0,62}$' THEN
+        RAISE EXCEPTION '"%" is not a model name', wanted
+            USING ERRCODE = '42602', DETAIL = 'A model name is a lower-case SQL identifier of at most 63 characters.',
+                  HINT = CASE WHEN lower(wanted) ~ '^[a-z_][a-z0-9_$]{0,62}$' THEN format('Did you mean "%s"?', lower(wanted))
+                              ELSE 'Write ''churn'', ''churn@3'' or ''churn@challenger''.' END;
+    END IF;
+    SELECT * INTO target FROM ml_private.model m WHERE m.name = wanted;
+    IF target.id IS NULL THEN
+        SELECT string_agg(format('"%s"', n.name), ', ' ORDER BY n.distance, n.name) INTO near
+        FROM (SELECT m.name, ml_private.edit_distance(m.name, wanted) AS distance
+              FROM ml_private.model m WHERE ml_private.may_use(m.id, who) ORDER BY 2, 1 LIMIT 3) n
+        WHERE n.distance <= greatest(2, length(wanted) / 2);
+        RAISE EXCEPTION 'model "%" does not exist', wanted
+            USING ERRCODE = '42704', HINT = coalesce('Did you mean ' || near || '?', 'SELECT model FROM ml.models; lists the models that you may use.');
+    END IF;
+    IF NOT ml_private.may_use(target.id, who) THEN
+        RAISE EXCEPTION 'permission denied for model "%"', wanted
+            USING ERRCODE = '42501', HINT = format('Its owner %s can allow it: SELECT ml.grant_model(%L, %L);', pg_get_userbyid(target.owner), wanted, who);
+    END IF;
+    IF position('@' IN model) = 0 THEN
+        RAISE EXCEPTION 'model "%" has no champion', wanted
+            USING ERRCODE = '42704', HINT = format('SELECT ml.promote(%L, VERSION); sets it.', wanted);
+    ELSIF ref ~ '^[0-9]+$' THEN
+        SELECT string_agg(v.version::text, ', ' ORDER BY v.version) INTO near FROM ml_private.version v WHERE v.model_id = target.id;
+        RAISE EXCEPTION 'model "%" has no version %', wanted, ref
+            USING ERRCODE = '42704', HINT = coalesce('It has version ' || near || '.', 'It has no version.');
+    ELSE
+        SELECT string_agg(format('"%s"', a.alias), ', ' ORDER BY ml_private.edit_distance(a.alias, ref), a.alias) INTO near
+        FROM ml_private.alias a WHERE a.model_id = target.id;
+        RAISE EXCEPTION 'model "%" has no alias "%"', wanted, ref
+            USING ERRCODE = '42704', HINT = coalesce('It has ' || near || '.', 'It has none.');
+    END IF;
+END $$;
+COMMENT ON FUNCTION ml_private.refuse(text) IS 'Raises why the caller cannot use the model.';
+
+-- Levenshtein distance of short names, for hints only; fuzzystrmatch may not be installed.
+CREATE OR REPLACE FUNCTION ml_private.edit_distance(a text, b text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE STRICT
+AS $$
+DECLARE
+    previous integer[];
+    current_ integer[];
+BEGIN
+    a := left(a, 63);
+    b := left(b, 63);
+    previous := ARRAY(SELECT generate_series(0, length(b)));
+    FOR i IN 1 .. length(a) LOOP
+        current_ := ARRAY[i];
+        FOR j IN 1 .. length(b) LOOP
+            current_[j + 1] := least(previous[j + 1] + 1, current_[j] + 1,
+                                     previous[j] + CASE WHEN substr(a, i, 1) = substr(b, j, 1) THEN 0 ELSE 1 END);
+        END LOOP;
+        previous := current_;
+    END LOOP;
+    RETURN previous[length(b) + 1];
+END $$;
+COMMENT ON FUNCTION ml_private.edit_distance(text, text) IS 'Levenshtein distance, for hints.';
+
+-- The hot path. One query resolves the reference under the caller's snapshot, checks the right and builds the body; the usual answer comes back
+-- in the command tag. No EXCEPTION block, so no subtransaction, so parallel workers can run it.
+CREATE OR REPLACE FUNCTION ml_private.call_scalar(verb text, model text, payload text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+    who    name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    key    bytea;
+    body   text;
+    answer text;
+BEGIN
+    SELECT g.key, verb || r.call || coalesce(nullif(current_setting('rowcast.timeout', true), ''), '-') || ' ' || payload INTO key, body
+    FROM ml_private.route r, ml_private.gateway g
+    WHERE r.ref = model
+      AND EXISTS (SELECT FROM unnest(r.readers) AS reader(id) WHERE reader.id = 0 OR pg_has_role(who, reader.id::oid, 'USAGE'));
+    IF key IS NULL THEN
+        IF model IS NOT NULL THEN
+            PERFORM ml_private.refuse(model);
+        END IF;
+        RETURN NULL;
+    END IF;
+    IF body IS NULL THEN
+        RETURN NULL;
+    END IF;
+    IF 'rowcast' = ANY ({{.Dblink}}.dblink_get_connections()) THEN
+        answer := {{.Dblink}}.dblink_exec('rowcast', left(encode(sha256(key || convert_to(body, 'UTF8')), 'hex'), 32) || ' ' || body, false);
+        IF left(answer, 1) = '=' THEN
+            RETURN substr(answer, 2);
+        END IF;
+        RETURN ml_private.exchange(key, body, false, answer);
+    END IF;
+    RETURN ml_private.exchange(key, body, false);
+END $$;
+COMMENT ON FUNCTION ml_private.call_scalar(text, text, text) IS 'Calls the sidecar for one value: verb p or l, payload a format letter and the row.';
+
+-- The same for answers that do not fit a command tag.
+CREATE OR REPLACE FUNCTION ml_private.call_row(verb text, model text, payload text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+    who  name := coalesce(nullif(current_setting('role'), 'none'), session_user);
+    key  bytea;
+    body text;
+BEGIN
+    SELECT g.key, verb || r.call || coalesce(nullif(current_setting('rowcast.timeout', true), ''), '-') || ' ' || payload INTO key, body
+    FROM ml_private.route r, ml_private.gateway g
+    WHERE r.ref = model
+      AND EXISTS (SELECT FROM unnest(r.readers) AS reader(id) WHERE reader.id = 0 OR pg_has_role(who, reader.id::oid, 'USAGE'));
+    IF key IS NULL AND model IS NOT NULL THEN
+        PERFORM ml_private.refuse(model);
+    END IF;
+    IF body IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN ml_private.exchange(key, body, true);
+END $$;
+COMMENT ON FUNCTION ml_private.call_row(text, text, text) IS 'Calls the sidecar for a longer answer: verb P, j or i.';
