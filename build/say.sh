@@ -16,7 +16,8 @@ die() {
 
 # scratch makes a temporary folder in the cache, removed when the script ends, and points the package clients' own files there.
 scratch() {
-	mkdir -p "$cache"
+	[ -z "${tmp:-}" ] || return 0
+	{ mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null || die "cannot write to $cache, which belongs to $(stat -c %U "$cache" 2>/dev/null || echo somebody else)"
 	tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 	trap 'rm -rf "$tmp"' EXIT
 	export TMPDIR=$tmp XDG_CACHE_HOME=$tmp/xdg npm_config_cache=$tmp/npm npm_config_update_notifier=false
@@ -39,6 +40,7 @@ can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 apt_install() {
 	say "installing with apt-get: $*"
 	local log
+	scratch
 	log=$(mktemp "$tmp/apt.XXXXXX")
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get install -y -q --no-install-recommends "$@" >"$log" 2>&1 </dev/null && return

@@ -10,7 +10,8 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// verb is the first letter of a call's body. Five of them are rowcast.Verbs, three those in another shape, the rest is between the SQL functions and the gateway.
+// verb is the first letter of a call's body. Five of them are rowcast.Verbs, three those in another shape, the rest is between the SQL
+// functions and the gateway.
 type verb byte
 
 const (
@@ -197,7 +198,8 @@ func parseTimeout(text string, byDefault time.Duration) (time.Duration, *rowcast
 	return byDefault, nil
 }
 
-// plainNumber reports whether s is digits with at most one point: no sign, exponent, hexadecimal, NaN or infinity, all of which ParseFloat takes.
+// plainNumber reports whether s is digits with at most one point: no sign, exponent, hexadecimal, NaN or infinity, all of which ParseFloat
+// takes.
 func plainNumber(s string) bool {
 	for i := range len(s) {
 		if (s[i] < '0' || s[i] > '9') && s[i] != '.' {

@@ -16,16 +16,17 @@ import (
 	"github.com/xdg-go/scram"
 )
 
-// Credentials are the two secrets of a database's gateway: the password that opens a connection, held by the foreign server's user mapping, and the
-// key that every call proves to know, held where only the SQL functions' owner can read it.
+// Credentials are the two secrets of a database's gateway: the password that opens a connection, held by the foreign server's user mapping,
+// and the key that every call proves to know, held where only the SQL functions' owner can read it.
 type Credentials struct {
 	Password string
 	Key      []byte // at least 16 bytes
 }
 
 const (
-	// Iterations make each guess at a password slower. The one that `rowcast migrate up` makes is 32 random bytes and cannot be guessed, while 4096
-	// iterations take a PostgreSQL backend 3 ms for each connection, every parallel worker's included. So they are for passwords made by hand.
+	// Iterations make each guess at a password slower. The one that `rowcast migrate up` makes is 32 random bytes and cannot be guessed,
+	// while 4096 iterations take a PostgreSQL backend 3 ms for each connection, every parallel worker's included. So they are for passwords
+	// made by hand.
 	scramIterations   = 4096
 	randomPasswordLen = 32
 	minKeyBytes       = 16
@@ -141,8 +142,8 @@ type sealer struct {
 	text [macDigits]byte
 }
 
-// code returns the code of a body under key: the first 32 hexadecimal digits of sha256(key || body). Half of the digest is kept back, so that no
-// code can be extended to that of a longer body. The result is valid until the next call.
+// code returns the code of a body under key: the first 32 hexadecimal digits of sha256(key || body). Half of the digest is kept back, so that
+// no code can be extended to that of a longer body. The result is valid until the next call.
 func (c *sealer) code(key []byte, body string) []byte {
 	c.start(key)
 	_, _ = c.hash.Write(bytesOf(body))

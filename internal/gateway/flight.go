@@ -170,12 +170,12 @@ func (g *Gateway) land(f *flight) {
 }
 
 // abandon stops the pending call of a connection that no longer wants it. Its runner is looked after until it returns.
-func (s *session) abandon(format string, args ...any) {
+func (s *session) abandon(reason string) {
 	f := s.pending
 	if f == nil {
 		return
 	}
-	f.stop(f.canceled(format, args...))
+	f.stop(f.canceled("%s", reason))
 	s.pending = nil
 	s.flight.Store(nil)
 	s.g.mu.Lock()

@@ -13,8 +13,9 @@ const transferTimeout = time.Minute
 
 const largeMessage = 64 << 10 // bytes; what is smaller is not worth a deadline and no accounting
 
-// frames stands between a connection and its pgproto3.Backend. It shows the type and length of the next message before anything is allocated for
-// it, and lets the Backend read no further than that message's end. So a message that is too large can be skipped, and the connection lives on.
+// frames stands between a connection and its pgproto3.Backend. It shows the type and length of the next message before anything is allocated
+// for it, and lets the Backend read no further than that message's end. So a message that is too large can be skipped, and the connection
+// lives on.
 type frames struct {
 	conn net.Conn
 	buf  *bufio.Reader

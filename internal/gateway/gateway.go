@@ -272,7 +272,7 @@ func (g *Gateway) login(conn net.Conn, full bool) (*session, error) {
 	}
 	if err == nil {
 		g.enroll(s, st)
-		if err = s.greet(st); err != nil {
+		if err = s.greet(); err != nil {
 			g.mu.Lock()
 			delete(g.sessions, s.id)
 			g.mu.Unlock()

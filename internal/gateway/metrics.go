@@ -28,10 +28,25 @@ type Metrics struct {
 	gateway atomic.Pointer[Gateway] // whose load Running and Queued show
 }
 
-var verbNames = map[verb]string{
-	verbPredict: "predict", verbLabel: "predict_label", verbProba: "predict_proba", verbJSON: "predict_json", verbInfer: "infer",
-	verbTagProba: "predict_proba", verbTagJSON: "predict_json", verbTagInfer: "infer",
-	verbNoop: "noop", verbUpload: "upload", verbValidateUpload: "validate", verbValidateStored: "validate",
+// label is the value of the label verb; "" for what is not counted.
+func (v verb) label() string {
+	switch v {
+	case verbPredict:
+		return "predict"
+	case verbLabel:
+		return "predict_label"
+	case verbProba, verbTagProba:
+		return "predict_proba"
+	case verbJSON, verbTagJSON:
+		return "predict_json"
+	case verbInfer, verbTagInfer:
+		return "infer"
+	case verbNoop:
+		return "noop"
+	case verbValidateUpload, verbValidateStored:
+		return "validate"
+	}
+	return ""
 }
 
 // NewMetrics makes the metrics and registers them with reg, which may be nil.
@@ -61,9 +76,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m.Stalled = prometheus.NewCounter(counter("calls_stalled_total", "Calls that ran on for 5 s after they were cancelled."))
 	m.Refused = prometheus.NewCounterVec(counter("connections_refused_total", "Connections turned away, by reason."), []string{"reason"})
 	m.Panics = prometheus.NewCounter(counter("panics_total", "Calls that ended in a Go panic."))
-	for v, name := range verbNames {
-		m.okCalls[v] = m.Calls.WithLabelValues(name, "ok")
-		m.seconds[v] = m.Seconds.WithLabelValues(name)
+	for v := range verb(len(m.seconds)) {
+		if label := v.label(); label != "" {
+			m.okCalls[v] = m.Calls.WithLabelValues(label, "ok")
+			m.seconds[v] = m.Seconds.WithLabelValues(label)
+		}
 	}
 	if reg != nil {
 		reg.MustRegister(m.Connections, m.Running, m.Queued, m.Calls, m.Seconds, m.Pending, m.Stalled, m.Refused, m.Panics)
@@ -88,5 +105,5 @@ func (m *Metrics) finished(v verb, d time.Duration, err error) {
 		m.okCalls[v].Inc()
 		return
 	}
-	m.Calls.WithLabelValues(verbNames[v], string(rowcast.CodeOf(err))).Inc()
+	m.Calls.WithLabelValues(v.label(), string(rowcast.CodeOf(err))).Inc()
 }

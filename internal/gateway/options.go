@@ -14,8 +14,8 @@ import (
 // User is the only user name that the gateway lets in.
 const User = "rowcast"
 
-// Engine computes the answer to a call. Do appends the answer's text to dst, which it may grow, and returns it. The context is cancelled, with a
-// cause, when the caller is gone or its time is up. A call's Payload must not be written to and not be kept.
+// Engine computes the answer to a call. Do appends the answer's text to dst, which it may grow, and returns it. The context is cancelled,
+// with a cause, when the caller is gone or its time is up. A call's Payload must not be written to and not be kept.
 type Engine interface {
 	Do(ctx context.Context, call *rowcast.Call, dst []byte) ([]byte, error)
 }

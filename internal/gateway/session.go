@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -146,11 +147,13 @@ func (s *session) step() error {
 	return &fatal{"08P01", fmt.Sprintf("invalid message type %q", kind)}
 }
 
-// next waits for a message. While the gateway stops it waits only for what belongs to an answer that is under way.
+// next waits for a message. While the gateway stops it waits only for what belongs to an answer that is under way. An upload that nobody goes
+// on with is dropped on the way.
 func (s *session) next() (kind byte, size int, err error) {
 	var until time.Time
 	for {
-		if s.g.stopping.Load() {
+		switch {
+		case s.g.stopping.Load():
 			if s.pending == nil && s.failed == nil && !s.hasValue {
 				return 0, 0, &fatal{stateShutdown, "the sidecar is stopping"}
 			}
@@ -158,10 +161,18 @@ func (s *session) next() (kind byte, size int, err error) {
 				until = time.Now().Add(lingerFor)
 			}
 			_ = s.conn.SetReadDeadline(until)
+		case s.upload.name != "":
+			_ = s.conn.SetReadDeadline(time.Now().Add(idleUpload))
 		}
 		kind, size, err = s.frames.next()
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !until.IsZero() && time.Now().After(until) {
-			return kind, size, err
+		switch {
+		case err == nil:
+			return kind, size, nil
+		case !errors.Is(err, os.ErrDeadlineExceeded) || !until.IsZero() && time.Now().After(until):
+			return 0, 0, err
+		case !s.g.stopping.Load():
+			s.upload.drop(s.g)
+			_ = s.conn.SetReadDeadline(time.Time{})
 		}
 	}
 }
@@ -362,8 +373,8 @@ func (s *session) call(body string) error {
 // clear forgets what E and F would fetch.
 func (s *session) clear() { s.failed, s.value, s.hasValue = nil, nil, false }
 
-// answer sends a result in the shape that the call's verb has. An error is stored for E: as an ErrorResponse dblink could not tell it from a lost
-// connection.
+// answer sends a result in the shape that the call's verb has. An error is stored for E: as an ErrorResponse dblink could not tell it from a
+// lost connection.
 func (s *session) answer(row bool, out []byte, err error) error {
 	if err == nil && !presentable(out) {
 		err = rowcast.Errorf(rowcast.CodeModelFailed, "the model's answer cannot be text in PostgreSQL: it is no valid UTF-8 or has a NUL character")
@@ -390,15 +401,7 @@ func (s *session) answer(row bool, out []byte, err error) error {
 
 // presentable reports whether PostgreSQL can take text in. dblink hands it on unchecked.
 func presentable(text []byte) bool {
-	if !utf8.Valid(text) {
-		return false
-	}
-	for _, c := range text {
-		if c == 0 {
-			return false
-		}
-	}
-	return true
+	return bytes.IndexByte(text, 0) < 0 && utf8.Valid(text)
 }
 
 func (s *session) sendPending(row bool) error {

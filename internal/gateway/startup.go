@@ -44,8 +44,8 @@ type startup struct {
 	canceled pgproto3.CancelRequest
 }
 
-// readPacket reads one packet of the startup phase: length, code, body. It reads not a byte more: what an attacker slips in behind an SSLRequest
-// must not pass as having come through TLS.
+// readPacket reads one packet of the startup phase: length, code, body. It reads not a byte more: what an attacker slips in behind an
+// SSLRequest must not pass as having come through TLS.
 func readPacket(r io.Reader, limit int) ([]byte, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -119,7 +119,6 @@ func (s *startup) decode(packet []byte) error {
 	s.minor = binary.BigEndian.Uint32(packet) & 0xffff
 	binary.BigEndian.PutUint32(packet, pgproto3.ProtocolVersion30)
 	if len(packet) == 5 && packet[4] == 0 { // no parameters at all, which StartupMessage does not expect
-		packet = packet[:4]
 		s.message = pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30}
 	} else if err := s.message.Decode(packet); err != nil {
 		return &refusal{"08P01", "protocol", "invalid startup packet"}
@@ -292,7 +291,7 @@ func (l *login) begin(s *secrets) (*scram.ServerConversation, string, error) {
 }
 
 // greet sends what follows authentication.
-func (s *session) greet(st *startup) error {
+func (s *session) greet() error {
 	for _, p := range [...][2]string{
 		{"server_version", "15.0 (Rowcast)"}, {"server_encoding", "UTF8"}, {"client_encoding", "UTF8"}, {"standard_conforming_strings", "on"},
 		{"integer_datetimes", "on"}, {"DateStyle", "ISO, MDY"}, {"TimeZone", "UTC"},

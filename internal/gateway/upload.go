@@ -9,6 +9,9 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
+// idleUpload is how long an upload waits for its next chunk.
+const idleUpload = 10 * time.Minute
+
 // validateWithin is the deadline of a validation. The validator has its own, shorter limits for the model itself.
 const validateWithin = 5 * time.Minute
 
@@ -17,7 +20,6 @@ type upload struct {
 	name string
 	data []byte
 	held int64 // counted against MaxUploadBytes
-	idle *time.Timer
 }
 
 func (u *upload) drop(g *Gateway) {

@@ -11,11 +11,10 @@ const (
 	waitAtMost  = 100 * time.Millisecond // that one W takes
 	giveUpAfter = 2 * time.Second        // without a W
 	stallAfter  = 5 * time.Second        // from cancellation
-	idleUpload  = 10 * time.Minute
 )
 
-// watch looks after the calls: it detaches the long ones, ends those that are late or that nobody asks for, and reports the ones that do not end.
-// It sleeps while nothing runs.
+// watch looks after the calls: it detaches the long ones, ends those that are late or that nobody asks for, and reports the ones that do not
+// end. It sleeps while nothing runs.
 func (g *Gateway) watch() {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
@@ -60,7 +59,7 @@ func (g *Gateway) wake() {
 }
 
 // inspect looks at every call once and reports whether there was any.
-func (g *Gateway) inspect(now time.Time) (any bool) {
+func (g *Gateway) inspect(now time.Time) (busy bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, s := range g.sessions {
@@ -68,7 +67,7 @@ func (g *Gateway) inspect(now time.Time) (any bool) {
 		if f == nil {
 			continue
 		}
-		any = true
+		busy = true
 		age := now.Sub(f.began)
 		if age >= f.deadline {
 			f.stop(f.late())
@@ -81,10 +80,10 @@ func (g *Gateway) inspect(now time.Time) (any bool) {
 		g.checkStall(f, age)
 	}
 	for f := range g.orphans {
-		any = true
+		busy = true
 		g.checkStall(f, now.Sub(f.began))
 	}
-	return any
+	return busy
 }
 
 // detach lets another goroutine serve the connection of a call that runs inline. It loses to the call's end.

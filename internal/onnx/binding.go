@@ -2,6 +2,7 @@ package onnx
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 
@@ -157,8 +158,8 @@ func setStrings(v ort.Value, list []string) error {
 
 // shapeDisagrees recognises ONNX Runtime's refusal to write into an output of another shape than it makes now.
 func shapeDisagrees(err error) bool {
-	e, ok := err.(*rowcast.Error)
-	return ok && (strings.Contains(e.Detail, "pre-allocated output OrtValues") || strings.Contains(e.Detail, "Got invalid dimensions for output") ||
+	var e *rowcast.Error
+	return errors.As(err, &e) && (strings.Contains(e.Detail, "pre-allocated output OrtValues") || strings.Contains(e.Detail, "Got invalid dimensions for output") ||
 		strings.Contains(e.Detail, "shape verification failed"))
 }
 

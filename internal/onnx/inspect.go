@@ -385,7 +385,7 @@ func portType(message []byte, p *rowcast.Port, depth int) error {
 			return eachField(f.bytes, "a tensor type", func(f field) error {
 				switch f.number {
 				case 1:
-					p.DType = dtypes[f.varint]
+					p.DType = elementDType(f.varint)
 				case 2:
 					return shape(f.bytes, p)
 				}
@@ -434,10 +434,20 @@ func shape(message []byte, p *rowcast.Port) error {
 	})
 }
 
-// dtypes maps TensorProto.DataType; what is missing is not carried.
-var dtypes = map[uint64]rowcast.DType{
-	1: rowcast.Float32, 2: rowcast.Uint8, 3: rowcast.Int8, 4: rowcast.Uint16, 5: rowcast.Int16, 6: rowcast.Int32, 7: rowcast.Int64, 8: rowcast.String,
-	9: rowcast.Bool, 10: rowcast.Float16, 11: rowcast.Float64, 12: rowcast.Uint32, 13: rowcast.Uint64, 16: rowcast.BFloat16,
+// dtypes lists the element types by their number in TensorProto.DataType; those that are empty are not carried.
+func dtypes() [17]rowcast.DType {
+	return [17]rowcast.DType{
+		1: rowcast.Float32, 2: rowcast.Uint8, 3: rowcast.Int8, 4: rowcast.Uint16, 5: rowcast.Int16, 6: rowcast.Int32, 7: rowcast.Int64,
+		8: rowcast.String, 9: rowcast.Bool, 10: rowcast.Float16, 11: rowcast.Float64, 12: rowcast.Uint32, 13: rowcast.Uint64, 16: rowcast.BFloat16,
+	}
+}
+
+// elementDType is the type of that number, empty where it is not carried.
+func elementDType(number uint64) rowcast.DType {
+	if known := dtypes(); number < uint64(len(known)) {
+		return known[number]
+	}
+	return ""
 }
 
 // text keeps invalid UTF-8 out of messages, JSON and PostgreSQL.

@@ -30,8 +30,8 @@ func FindLibrary() (string, error) {
 	}
 	var tried []string
 	if exe, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(exe); err == nil {
-			exe = real
+		if target, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = target
 		}
 		tried = append(tried, cached(filepath.Dir(filepath.Dir(exe))))
 	}

@@ -345,9 +345,9 @@ func constantNode(name string, values []int64) []byte {
 }
 
 func elementType(dtype rowcast.DType) uint64 {
-	for number, d := range dtypes {
+	for number, d := range dtypes() {
 		if d == dtype {
-			return number
+			return uint64(number)
 		}
 	}
 	return 0

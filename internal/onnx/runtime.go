@@ -12,7 +12,9 @@ import (
 // Config says how to open ONNX Runtime.
 type Config struct {
 	LibraryPath string // path of the shared library; empty: FindLibrary
-	Threads     int    // threads that one run may use inside an operator; 0 means 1, since callers run in parallel themselves
+	// Threads that one run may use inside an operator; 0 means 1, since callers run in parallel themselves. With more than one, a forest adds its trees in
+	// an order that depends on the number of rows, so that a row alone and in a batch differ in the last digits.
+	Threads int
 }
 
 // Runtime is ONNX Runtime, opened. A process holds at most one, because the library's environment is one per process.

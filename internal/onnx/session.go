@@ -65,6 +65,9 @@ func (r *Runtime) newSession(model []byte, g *Graph, known []rowcast.Port) (*Ses
 	if err != nil {
 		return nil, r.loadError(err)
 	}
+	if len(model) > 1<<20 {
+		trimHeap() // loading holds the parsed file beside the weights for a while
+	}
 	return s, nil
 }
 

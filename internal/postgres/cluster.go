@@ -142,10 +142,19 @@ func (c *Cluster) makeFolders(ctx context.Context, parent string) error {
 	if err != nil {
 		return failed("no folder for a private cluster", err)
 	}
-	if c.id, err = chooseIdentity(ctx, filepath.Join(c.Server.BinDir, "postgres"), parent); err != nil {
+	where, err := choosePlace(ctx, filepath.Join(c.Server.BinDir, "postgres"), parent)
+	if err != nil {
 		return err
 	}
-	if c.dir, err = os.MkdirTemp(parent, "rowcast-pg-"); err != nil {
+	if where.parent != parent {
+		c.log.Info("no ordinary user can use the folder; the private cluster goes elsewhere", "folder", parent, "instead", where.parent)
+	}
+	return c.makeFolder(where)
+}
+
+func (c *Cluster) makeFolder(where place) (err error) {
+	c.id = where.identity
+	if c.dir, err = os.MkdirTemp(where.parent, "rowcast-pg-"); err != nil {
 		return failed("no folder for a private cluster", err)
 	}
 	if c.reaper, err = startReaper(c.dir); err != nil {
@@ -153,6 +162,13 @@ func (c *Cluster) makeFolders(ctx context.Context, parent string) error {
 	}
 	if err := c.id.own(c.dir); err != nil {
 		return failed("cannot hand the private cluster's folder over", err)
+	}
+	if where.relocate {
+		copied := filepath.Join(c.dir, "pg")
+		if err := os.CopyFS(copied, os.DirFS(filepath.Dir(c.Server.BinDir))); err != nil {
+			return failed("cannot copy PostgreSQL to where an ordinary user can run it", err)
+		}
+		c.Server.BinDir = filepath.Join(copied, filepath.Base(c.Server.BinDir))
 	}
 	c.data = filepath.Join(c.dir, "data")
 	if socket := filepath.Join(c.dir, "s"); len(socket) <= maxSocketDir {
@@ -237,14 +253,22 @@ func (c *Cluster) configure(extra map[string]string) error {
 		"log_line_prefix":         "%m [%p] %q%u@%d ",
 		"autovacuum_naptime":      "10s",
 	}
-	settings["unix_socket_directories"] = ""
-	if c.socket != "" {
-		// A list: the quotes keep commas and spaces in the path from ending it.
-		settings["unix_socket_directories"] = pgx.Identifier{c.socket}.Sanitize()
-	}
+	settings["unix_socket_directories"] = c.socketSetting()
 	for name, value := range extra {
 		settings[strings.ToLower(name)] = value
 	}
+	return c.appendSettings(settings)
+}
+
+func (c *Cluster) socketSetting() string {
+	if c.socket == "" {
+		return ""
+	}
+	// A list: the quotes keep commas and spaces in the path from ending it.
+	return pgx.Identifier{c.socket}.Sanitize()
+}
+
+func (c *Cluster) appendSettings(settings map[string]string) error {
 	names := make([]string, 0, len(settings))
 	for name := range settings {
 		names = append(names, name)

@@ -87,7 +87,43 @@ func TestClusterInAFolderThatOthersCannotReach(t *testing.T) {
 	c := startCluster(t, ClusterOptions{Dir: closed})
 	require.Equal(t, "1", query(t, c.URL("postgres"), "SELECT 1::text"))
 	require.Equal(t, "1", query(t, c.TCPURL("postgres"), "SELECT 1::text"))
-	require.Equal(t, os.Geteuid() == 0, c.id.namespace)
+	if os.Geteuid() == 0 && identityWorks(t, identity{uid: 65534, gid: 65534, namespace: true}, closed) {
+		require.True(t, c.id.namespace)
+		require.Equal(t, closed, filepath.Dir(c.Dir()))
+	}
+}
+
+// There are machines without user namespaces: a chroot, a container. Root then needs a folder elsewhere, and the server's programs with it
+// where those are closed as well.
+func TestClusterWhereThereAreNoNamespaces(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // an ordinary user needs neither
+	}
+	server, err := FindServer(context.Background())
+	require.NoError(t, err)
+	c := &Cluster{Server: server, log: discard()}
+	t.Cleanup(func() { require.NoError(t, c.Stop(context.Background())) })
+	ctx := context.Background()
+	accounts := ordinaryAccounts()
+	require.NotEmpty(t, accounts)
+	relocate := isDir(filepath.Join(filepath.Dir(server.BinDir), "share"))
+	require.NoError(t, c.makeFolder(place{
+		identity: identity{uid: accounts[0].uid, gid: accounts[0].gid, drop: true}, parent: "/tmp", relocate: relocate,
+	}))
+	require.NoError(t, c.initdb(ctx))
+	require.NoError(t, c.configure(nil))
+	port, err := freePort(ctx)
+	require.NoError(t, err)
+	require.NoError(t, c.launch(ctx, port))
+	_ = query(t, c.URL("postgres"), "SELECT 'ok'")
+	if relocate {
+		require.Equal(t, filepath.Join(c.Dir(), "pg", "bin"), c.Server.BinDir)
+	}
+}
+
+func identityWorks(t *testing.T, id identity, dir string) bool {
+	t.Helper()
+	return id.try(context.Background(), "/bin/true", dir) == nil
 }
 
 func TestClusterFolderWithSpacesQuotesAndLinks(t *testing.T) {
@@ -103,7 +139,9 @@ func TestClusterFolderWithSpacesQuotesAndLinks(t *testing.T) {
 
 // The path of a unix socket holds 107 bytes; past that only TCP is left.
 func TestClusterInADeepFolder(t *testing.T) {
-	deep := filepath.Join(t.TempDir(), strings.Repeat("a-long-name/", 12))
+	base := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(base), 0o755), "others must reach it, else the cluster goes elsewhere where there are no namespaces")
+	deep := filepath.Join(base, strings.Repeat("a-long-name/", 12))
 	c := startCluster(t, ClusterOptions{Dir: deep})
 	require.Equal(t, "127.0.0.1", c.Host())
 	require.Equal(t, "1", query(t, c.URL("postgres"), "SELECT 1::text"))

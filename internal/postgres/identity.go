@@ -2,10 +2,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -19,35 +21,58 @@ type identity struct {
 	namespace bool // run in a user namespace in which we are called uid and gid
 }
 
-// chooseIdentity finds an identity that can run the program and reach the folder parent. It tries rather than reasons: what stands in the way
-// of another user may be a mode, an ACL, a mount option or a security module.
-func chooseIdentity(ctx context.Context, program, parent string) (identity, error) {
+// place is where a cluster goes and who it belongs to.
+type place struct {
+	identity
+	parent   string // folder that gets the cluster's folder
+	relocate bool   // the server's programs are out of that identity's reach and must come along
+}
+
+// choosePlace finds an identity that can run the program and reach the folder parent. It tries rather than reasons: what stands in the way
+// of another user may be a mode, an ACL, a mount option or a security module. Where nobody can and there are no user namespaces (a clone
+// under /root in a container), the cluster goes to a folder for temporary files instead.
+func choosePlace(ctx context.Context, program, parent string) (place, error) {
 	if os.Geteuid() != 0 {
 		self := identity{uid: os.Geteuid(), gid: os.Getegid()}
 		if _, err := user.LookupId(strconv.Itoa(self.uid)); err == nil {
-			return self, nil
+			return place{identity: self, parent: parent}, nil
 		}
 		// initdb insists on a name for its user, which a container's arbitrary uid has none of.
 	}
 	accounts := ordinaryAccounts()
-	var last error
-	if os.Geteuid() == 0 {
-		for _, account := range accounts {
-			account.drop = true
-			if last = account.try(ctx, program, parent); last == nil {
-				return account, nil
-			}
-		}
-	}
+	var dropped, inNamespace []identity
 	for _, account := range accounts {
-		account.namespace = true
-		if last = account.try(ctx, program, parent); last == nil {
-			return account, nil
+		if os.Geteuid() == 0 {
+			dropped = append(dropped, identity{uid: account.uid, gid: account.gid, drop: true})
+		}
+		inNamespace = append(inNamespace, identity{uid: account.uid, gid: account.gid, namespace: true})
+	}
+	id, err := firstThatCan(ctx, append(dropped, inNamespace...), program, parent)
+	if err == nil {
+		return place{identity: id, parent: parent}, nil
+	}
+	for _, temporary := range []string{os.TempDir(), "/tmp", "/var/tmp"} {
+		if id, err := firstThatCan(ctx, dropped, program, temporary); err == nil {
+			return place{identity: id, parent: temporary}, nil
+		}
+		prefix := filepath.Dir(filepath.Dir(program))
+		if id, err := firstThatCan(ctx, dropped, "/bin/true", temporary); err == nil && isDir(filepath.Join(prefix, "share")) {
+			return place{identity: id, parent: temporary, relocate: true}, nil
 		}
 	}
-	return identity{}, rowcast.Errorf(rowcast.CodeUnavailable, "PostgreSQL does not run as root, and no other user can use %s", parent).
-		WithDetail("%v", last).
+	return place{}, rowcast.Errorf(rowcast.CodeUnavailable, "PostgreSQL does not run as root, and no other user can use %s", parent).
+		WithDetail("%v", err).
 		WithHint("Move the project to a folder that other users can enter, run as an ordinary user, or set DATABASE_URL.")
+}
+
+func firstThatCan(ctx context.Context, ids []identity, program, dir string) (identity, error) {
+	err := errors.New("no account to run as")
+	for _, id := range ids {
+		if err = id.try(ctx, program, dir); err == nil {
+			return id, nil
+		}
+	}
+	return identity{}, err
 }
 
 // ordinaryAccounts are the accounts that a server may be given to: the one behind sudo, PostgreSQL's own, and those that every system has.

@@ -250,7 +250,7 @@ func (s *migration) remove() error {
 // migration is one run of a Migrator: its connection, the files and what has been done.
 type migration struct {
 	*Migrator
-	ctx    context.Context //nolint:containedctx // golang-migrate's driver interface has no contexts
+	ctx    context.Context // here because golang-migrate's driver interface has none
 	conn   *pgx.Conn
 	owner  string // role taken on, "" for the one that logged in
 	files  map[int]migrationPair

@@ -18,6 +18,7 @@ type offer struct {
 	spec     *rowcast.Spec
 	artifact []byte // nil once a session has it
 	since    time.Time
+	order    int64 // the engine's clock
 }
 
 // Bounds of what is kept of offers: a rolled back registration never says goodbye.
@@ -36,7 +37,7 @@ func (e *Engine) Offer(spec *rowcast.Spec, artifact []byte) {
 		return
 	}
 	now := e.now()
-	o := &offer{spec: spec, artifact: artifact, since: now}
+	o := &offer{spec: spec, artifact: artifact, since: now, order: e.clock.Add(1)}
 	if en := e.entries[spec.Key]; en != nil {
 		switch {
 		case en.model != nil:
@@ -52,14 +53,15 @@ func (e *Engine) Offer(spec *rowcast.Spec, artifact []byte) {
 			others = append(others, key)
 		}
 	}
-	sort.Slice(others, func(i, j int) bool { return e.offers[others[i]].since.After(e.offers[others[j]].since) })
-	size := int64(0)
+	sort.Slice(others, func(i, j int) bool { return e.offers[others[i]].order > e.offers[others[j]].order })
+	size := 0
 	for i, key := range others {
 		old := e.offers[key]
-		size += int64(len(old.artifact))
-		if i+1 >= maxOffers || size > maxOfferedSize || now.Sub(old.since) > offerKept {
+		if i+1 >= maxOffers || size+len(old.artifact) > maxOfferedSize || now.Sub(old.since) > offerKept {
 			delete(e.offers, key)
+			continue
 		}
+		size += len(old.artifact)
 	}
 }
 

@@ -4,19 +4,15 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// hexDigits maps a byte to the value of the hexadecimal digit that it is, 255 to anything else.
-var hexDigits = func() (table [256]byte) {
-	for i := range table {
-		table[i] = 255
-	}
-	for i := range byte(10) {
-		table['0'+i] = i
-	}
-	for i := range byte(6) {
-		table['a'+i], table['A'+i] = 10+i, 10+i
-	}
-	return table
-}()
+// hexValues holds at the index of a byte the value of the hexadecimal digit that it is, 255 for anything else. A table is twice as fast as
+// comparisons, and reading digits is most of what an array costs.
+const hexValues = none16 + none16 + none16 +
+	"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\xff\xff\xff\xff\xff\xff" +
+	"\xff\x0a\x0b\x0c\x0d\x0e\x0f\xff\xff\xff\xff\xff\xff\xff\xff\xff" + none16 +
+	"\xff\x0a\x0b\x0c\x0d\x0e\x0f\xff\xff\xff\xff\xff\xff\xff\xff\xff" + none16 +
+	none16 + none16 + none16 + none16 + none16 + none16 + none16 + none16
+
+const none16 = "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
 
 const float8OID = 701
 
@@ -41,7 +37,7 @@ func hex32(text []byte) (uint32, bool) {
 	var v uint32
 	var bad byte
 	for _, c := range text[:8] {
-		d := hexDigits[c]
+		d := hexValues[c]
 		bad |= d & 0xf0
 		v = v<<4 | uint32(d&15)
 	}

@@ -27,11 +27,15 @@ func benchmarkDo(b *testing.B, name string, verb rowcast.Verb, format rowcast.Fo
 
 func BenchmarkDo(b *testing.B) {
 	const iris = `{"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}`
-	b.Run("array, number", func(b *testing.B) { benchmarkDo(b, "tides", rowcast.VerbPredict, rowcast.FormatArray, sent(1.7e9, 5.1)) })
+	b.Run("array, number", func(b *testing.B) {
+		benchmarkDo(b, "tides", rowcast.VerbPredict, rowcast.FormatArray, sent(1.7e9, 5.1))
+	})
 	b.Run("array, probabilities", func(b *testing.B) {
 		benchmarkDo(b, "iris_v2", rowcast.VerbProba, rowcast.FormatArray, sent(5.1, 3.5, 1.4, 0.2))
 	})
-	b.Run("literal, label", func(b *testing.B) { benchmarkDo(b, "iris_v2", rowcast.VerbLabel, rowcast.FormatText, "{5.1,3.5,1.4,0.2}") })
+	b.Run("literal, label", func(b *testing.B) {
+		benchmarkDo(b, "iris_v2", rowcast.VerbLabel, rowcast.FormatText, "{5.1,3.5,1.4,0.2}")
+	})
 	b.Run("JSON, label", func(b *testing.B) { benchmarkDo(b, "iris_v2", rowcast.VerbLabel, rowcast.FormatJSON, iris) })
 	b.Run("JSON, JSON", func(b *testing.B) { benchmarkDo(b, "iris_v2", rowcast.VerbJSON, rowcast.FormatJSON, iris) })
 	b.Run("record, columns, label", func(b *testing.B) {

@@ -104,7 +104,7 @@ func TestNumbers(t *testing.T) {
 	f.refuses(rowcast.CodeFeatureRange, p, array, sent(1, 1e39, 3), `feature "height"`, "1e+39", "float32")
 	f.refuses(rowcast.CodeFeatureRange, p, object, `{"width":1e999,"height":1,"depth":1}`, `feature "width"`)
 	f.refuses(rowcast.CodeFeatureRange, p, array, sent(1, 2, math.Inf(1)), `feature "depth"`, "Infinity", "allow_infinity")
-	f.refuses(rowcast.CodeFeatureRange, p, text, "{1,-inf,2}", `feature "height"`, "-Infinity")
+	f.refuses(rowcast.CodeFeatureRange, p, text, "{1,-inf,2}", `feature "height"`, "-inf")
 	f.refuses(rowcast.CodeFeatureRange, p, object, `{"width":"Infinity","height":1,"depth":1}`, `feature "width"`)
 	f.refuses(rowcast.CodeFeatureType, p, object, `{"width":"1","height":1,"depth":1}`, `feature "width"`, `the text "1"`)
 	f.refuses(rowcast.CodeFeatureType, p, object, `{"width":true,"height":1,"depth":1}`, "boolean")

@@ -159,7 +159,7 @@ func hex4(text []byte) (rune, bool) {
 	}
 	var r rune
 	for _, c := range text[:4] {
-		d := hexDigits[c]
+		d := hexValues[c]
 		if d > 15 {
 			return 0, false
 		}

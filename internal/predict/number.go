@@ -9,9 +9,8 @@ import (
 // appendFloat64 appends the shortest decimal that reads back as v, with the non-finite spelled as PostgreSQL spells them.
 func appendFloat64(dst []byte, v float64) []byte { return appendDecimal(dst, v, 64) }
 
-// appendFloat32 likewise for float32: 0.1, not 0.10000000149011612. PostgreSQL reads that decimal into its double precision.
-func appendFloat32(dst []byte, v float32) []byte { return appendDecimal(dst, float64(v), 32) }
-
+// appendDecimal likewise for a float of 32 or 64 bits. A float32 is written 0.1, not 0.10000000149011612, and that decimal is what PostgreSQL reads into
+// its double precision.
 func appendDecimal(dst []byte, v float64, bits int) []byte {
 	switch {
 	case v != v:

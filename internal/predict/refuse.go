@@ -17,9 +17,13 @@ func nameModel(c *rowcast.Call) string {
 	return fmt.Sprintf("model %q version %d", c.Model, c.Version)
 }
 
-// about makes an error whose message starts with the model that c calls.
+// about makes an error whose message starts with the model that c calls: the model is the subject of what follows, unless that starts with a colon.
 func about(c *rowcast.Call, code rowcast.Code, format string, args ...any) *rowcast.Error {
-	return rowcast.Errorf(code, "%s %s", nameModel(c), fmt.Sprintf(format, args...))
+	message := fmt.Sprintf(format, args...)
+	if strings.HasPrefix(message, ":") {
+		return rowcast.Errorf(code, "%s%s", nameModel(c), message)
+	}
+	return rowcast.Errorf(code, "%s %s", nameModel(c), message)
 }
 
 // withModel puts the model in front of an error that was made where only the text, the tensors or the artifact were known. err is left as it
@@ -57,13 +61,13 @@ func (r *filler) noValue(f *feature, v cell) error {
 	case cellAbsent:
 		return r.errorf(rowcast.CodeMissingFeature, "needs feature %q (%s)", f.name, f.kind).WithHint(hint)
 	case cellNull:
-		return r.errorf(rowcast.CodeNullFeature, "feature %q (%s) is NULL and has no default", f.name, f.kind).WithHint(hint)
+		return r.errorf(rowcast.CodeNullFeature, ": feature %q (%s) is NULL and has no default", f.name, f.kind).WithHint(hint)
 	}
-	return r.errorf(rowcast.CodeFeatureRange, "feature %q (%s) is NaN and has no default", f.name, f.kind).WithHint(hint)
+	return r.errorf(rowcast.CodeFeatureRange, ": feature %q (%s) is NaN and has no default", f.name, f.kind).WithHint(hint)
 }
 
 func (r *filler) wrongType(f *feature, v cell) error {
-	return r.errorf(rowcast.CodeFeatureType, "feature %q takes %s, got %s", f.name, f.takes(), v.describe())
+	return r.errorf(rowcast.CodeFeatureType, ": feature %q takes %s, got %s", f.name, f.takes(), v.describe())
 }
 
 func (f *feature) takes() string {
@@ -83,11 +87,11 @@ func (f *feature) takes() string {
 }
 
 func (r *filler) outOfRange(f *feature, v cell) error {
-	return r.errorf(rowcast.CodeFeatureRange, "feature %q (%s, tensor of %s) cannot hold %s", f.name, f.kind, f.dtype, v.describe())
+	return r.errorf(rowcast.CodeFeatureRange, ": feature %q (%s, tensor of %s) cannot hold %s", f.name, f.kind, f.dtype, v.describe())
 }
 
 func (r *filler) infinite(f *feature, v cell) error {
-	return r.errorf(rowcast.CodeFeatureRange, "feature %q takes finite numbers, got %s", f.name, v.describe()).
+	return r.errorf(rowcast.CodeFeatureRange, ": feature %q takes finite numbers, got %s", f.name, v.describe()).
 		WithHint("Register the model with allow_infinity: true if it is meant to take infinities.")
 }
 
@@ -101,7 +105,7 @@ func (r *filler) absent(seen []bool) error {
 		}
 		numbered = numbered || seen[i]
 	}
-	e := r.errorf(rowcast.CodeMissingFeature, "%s missing", areNamed(lacking)).WithDetail("%s", r.expected())
+	e := r.errorf(rowcast.CodeMissingFeature, ": %s missing", areNamed(lacking)).WithDetail("%s", r.expected())
 	if r.call.Format == rowcast.FormatRecord {
 		if !numbered {
 			return e.WithHint("A row is read by its column names; ROW(...) has none. Pass a table row, a subquery's row or an array.")
@@ -128,7 +132,7 @@ func (r *filler) twice(f *feature) error {
 	if r.call.Format == rowcast.FormatRecord {
 		what = "column"
 	}
-	return r.errorf(rowcast.CodeInvalidText, "feature %q is given twice", f.name).WithHint("Leave one %s of that name.", what)
+	return r.errorf(rowcast.CodeInvalidText, ": feature %q is given twice", f.name).WithHint("Leave one %s of that name.", what)
 }
 
 func (r *filler) notARow(payload []byte) error {

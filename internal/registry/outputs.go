@@ -227,7 +227,7 @@ func (i *inference) probabilities() int {
 
 // checkLabelCount compares labels with columns. One column beside two labels is a sigmoid: the probability of the second.
 func checkLabelCount(sig *rowcast.Signature, width int) error {
-	if n := len(sig.Labels); width > 0 && n > 0 && n != width && !(n == 2 && width == 1) {
+	if n := len(sig.Labels); width > 0 && n > 0 && n != width && (n != 2 || width != 1) {
 		return contradiction("%d labels are declared, but the model gives %d probabilities", n, width).
 			WithDetail("They are in output %q.", sig.Outputs[sig.ProbabilityOutput].Name)
 	}
@@ -292,9 +292,9 @@ func integers(labels []json.RawMessage) ([]json.RawMessage, bool) {
 }
 
 func joined(labels []json.RawMessage) string {
-	list := make([]string, min(len(labels), 20))
-	for i := range list {
-		list[i] = clip(string(labels[i]))
+	var list []string
+	for _, label := range labels[:min(len(labels), 20)] {
+		list = append(list, clip(string(label)))
 	}
 	if len(labels) > len(list) {
 		list = append(list, "…")

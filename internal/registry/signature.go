@@ -169,7 +169,7 @@ func (i *inference) matrix() error {
 func (i *inference) columns() error {
 	batch := int64(-1)
 	for _, p := range i.graph.Inputs {
-		if !isColumn(p) && !(len(p.Shape) == 1 && i.options.Inputs == rowcast.LayoutColumns) {
+		if !isColumn(p) && (len(p.Shape) != 1 || i.options.Inputs != rowcast.LayoutColumns) {
 			return contradiction("inputs: columns needs inputs of one column, %s is none", describePort(p))
 		}
 		if rows := p.Shape[0]; rows >= 0 {
@@ -351,9 +351,9 @@ func distinct(names []string) bool {
 }
 
 func describePorts(ports []rowcast.Port) string {
-	list := make([]string, min(len(ports), 20))
-	for i := range list {
-		list[i] = describePort(ports[i])
+	var list []string
+	for _, p := range ports[:min(len(ports), 20)] {
+		list = append(list, describePort(p))
 	}
 	if len(ports) > len(list) {
 		list = append(list, fmt.Sprintf("and %d more", len(ports)-len(list)))

@@ -63,7 +63,6 @@ func readTensor(value json.RawMessage, p rowcast.Port, kind string) (onnx.Tensor
 			t.Shape = append(t.Shape, n)
 		}
 	} else {
-		ok := true
 		for level := tree; ; {
 			list, isList := level.([]any)
 			if !isList {
@@ -75,7 +74,8 @@ func readTensor(value json.RawMessage, p rowcast.Port, kind string) (onnx.Tensor
 			}
 			level = list[0]
 		}
-		if flat, ok = flatten(tree, t.Shape, nil); !ok {
+		var rectangular bool
+		if flat, rectangular = flatten(tree, t.Shape, nil); !rectangular {
 			return t, wrongExample("%s %q is not rectangular", kind, p.Name)
 		}
 	}
@@ -105,8 +105,8 @@ func flatten(v any, shape []int64, into []any) ([]any, bool) {
 	if !isList || int64(len(list)) != shape[0] {
 		return into, false
 	}
-	ok := true
 	for _, e := range list {
+		var ok bool
 		if into, ok = flatten(e, shape[1:], into); !ok {
 			return into, false
 		}

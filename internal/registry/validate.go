@@ -165,14 +165,15 @@ func runChild(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) er
 	return <-ended
 }
 
-// childEnvironment keeps passwords and settings of the sidecar away from the model, but lets it find ONNX Runtime and the system's locales.
+// childEnvironment keeps passwords and settings of the sidecar away from the model, but lets it find ONNX Runtime and the system's locales. GORACE is for
+// tests: a process with the race detector otherwise sleeps for a second before it ends.
 func childEnvironment() ([]string, error) {
 	library, err := onnx.FindLibrary()
 	if err != nil {
 		return nil, err
 	}
 	environment := []string{onnx.LibraryVariable + "=" + library, "ORT_DISABLE_TELEMETRY=1", "GOTRACEBACK=none", "MALLOC_ARENA_MAX=2", "GOMAXPROCS=2"}
-	for _, name := range []string{"LOCPATH", "LD_LIBRARY_PATH"} {
+	for _, name := range []string{"LOCPATH", "LD_LIBRARY_PATH", "GORACE"} {
 		if v, ok := os.LookupEnv(name); ok {
 			environment = append(environment, name+"="+v)
 		}

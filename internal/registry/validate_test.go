@@ -16,8 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The test binary is the validating child too.
+// The test binary is the validating child too. With the race detector a process sleeps for a second before it ends, unless told not to.
 func init() {
+	if os.Getenv("GORACE") == "" {
+		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	if len(os.Args) > 1 && os.Args[1] == ChildArgument {
 		os.Exit(ValidateChild(os.Stdin, os.Stdout))
 	}
@@ -277,14 +280,11 @@ func TestOptionsThatContradictTheGraph(t *testing.T) {
 		{"zipmap_text", `{"labels": ["a", "b", "c"]}`, "are not the model's", ""},
 		{"softmax", `{"labels": ["a", "b"]}`, "2 labels are declared, but the model gives 3 probabilities", ""},
 		{"several_values", `{"task": "regression"}`, "one number per row", "tensors"},
-		{"several_values", `{"task": "classification", "outputs": {"label": "z"}}`, `names "z", which is no output`, "y"},
+		{"several_values", `{"task": "classification", "outputs": {"label": "z"}}`, `names "z", which is no output`, ""},
 		{"several_values", `{"task": "anomaly"}`, "needs an output with labels", ""},
-		{"named", `{"task": "classification"}`, "", ""},
+		{"named", `{"task": "classification", "labels": ["a", "b", "c"]}`, "3 labels are declared, but the model gives 1", ""},
 		{"named", `{"labels": ["a", "b"], "task": "regression"}`, "has no labels", ""},
 	} {
-		if c.reason == "" {
-			continue
-		}
 		o, err := ParseJSON([]byte(c.options))
 		require.NoError(t, err, c.options)
 		_, err = Validate(context.Background(), tiny(t, c.model), o, Limits{})

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Crumbs tell the supervisor which artifacts the worker was running when it died. They live in memory that both share: a header, then slots of one
-// cache line each, in which a worker writes an artifact's hash before it enters ONNX Runtime and which it clears behind it. No call and no lock is
-// needed, and what is written survives the worker, however it dies.
+// Crumbs tell the supervisor which artifacts the worker was running when it died. They live in memory that both share: a header, then slots
+// of one cache line each, in which a worker writes an artifact's hash before it enters ONNX Runtime and which it clears behind it. No call
+// and no lock is needed, and what is written survives the worker, however it dies.
 //
 // Artifacts that were running beside others in a crash are suspects. They run one at a time from then on, so that the next crash names one.
 type Crumbs struct {
@@ -71,8 +71,8 @@ func PrivateCrumbs() *Crumbs {
 	return &Crumbs{memory: unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), crumbBytes), inSolo: make([]atomic.Bool, crumbSlots)}
 }
 
-// Enter notes that the artifact is about to run and returns the slot for Leave: -1 where all are taken, which costs nothing but the crumb. Where
-// the artifact is a suspect it first waits, for a second at most, until no other suspect runs.
+// Enter notes that the artifact is about to run and returns the slot for Leave: -1 where all are taken, which costs nothing but the crumb.
+// Where the artifact is a suspect it first waits, for a second at most, until no other suspect runs.
 func (c *Crumbs) Enter(sha [32]byte) int {
 	solo := c.suspects[sha] && c.solo.enter(sha)
 	for range crumbSlots {
@@ -195,8 +195,8 @@ type Verdicts struct {
 	Suspects   [][32]byte // ran beside others in a crash, and are let run one at a time
 }
 
-// crash judges one crash. A sole artifact is guilty; of several, one that was a suspect before is: suspects do not run side by side. Otherwise all
-// of them become suspects.
+// crash judges one crash. A sole artifact is guilty; of several, one that was a suspect before is: suspects do not run side by side.
+// Otherwise all of them become suspects.
 func (v *Verdicts) crash(running [][32]byte, how string) {
 	guilty := false
 	for _, sha := range running {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -88,9 +89,9 @@ type supervisor struct {
 	last     os.Signal
 }
 
-// Supervise runs this program as a worker, again and again, until a signal or ctx ends it. The first SIGTERM, SIGINT or SIGHUP is passed on and
-// lets the worker stop by itself, the second kills it. A worker that dies of a crash is started again and told which artifacts were running; one
-// that ends by itself, or fails before it was ready, is not.
+// Supervise runs this program as a worker, again and again, until a signal or ctx ends it. The first SIGTERM, SIGINT or SIGHUP is passed on
+// and lets the worker stop by itself, the second kills it. A worker that dies of a crash is started again and told which artifacts were
+// running; one that ends by itself, or fails before it was ready, is not.
 //
 // The result is the status for the program to exit with: the worker's own, or 128 + the number of the signal where it had to be killed.
 func Supervise(ctx context.Context, o SuperviseOptions) int {
@@ -180,9 +181,11 @@ func (s *supervisor) run(ctx context.Context, signals <-chan os.Signal) (*os.Pro
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(s.o.Path, s.o.Args...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.o.Path, s.o.Args...) // the end of ctx is a request to stop, not to kill
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = s.o.Stdout, s.o.Stderr, s.files
-	cmd.Env = append(s.o.Env[:len(s.o.Env):len(s.o.Env)], envWorker+"=1", envListeners+"="+strconv.Itoa(len(s.files)-1), envVerdicts+"="+string(verdicts))
+	cmd.Env = slices.Concat(s.o.Env, []string{
+		envWorker + "=1", envListeners + "=" + strconv.Itoa(len(s.files)-1), envVerdicts + "=" + string(verdicts),
+	})
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Pdeathsig: syscall.SIGKILL,
 		Setpgid:   true, // a ctrl-C is for the supervisor alone, which passes it on
@@ -248,8 +251,8 @@ func (s *supervisor) judge(state *os.ProcessState, outOfMemory bool) (status int
 	return 0, true
 }
 
-// crashed reports whether the worker's own doing ended it, so that what it was running is to blame. Go's runtime turns a fatal signal inside C code
-// into exit status 2. A SIGKILL comes from an operator, who blames no model, unless the kernel was short of memory.
+// crashed reports whether the worker's own doing ended it, so that what it was running is to blame. Go's runtime turns a fatal signal inside
+// C code into exit status 2. A SIGKILL comes from an operator, who blames no model, unless the kernel was short of memory.
 func crashed(wait syscall.WaitStatus, outOfMemory bool) bool {
 	if wait.Exited() {
 		return wait.ExitStatus() == 2

@@ -15,7 +15,8 @@ BEGIN
         RAISE EXCEPTION '% is not a valid % name', coalesce('"' || name || '"', 'NULL'), kind
             USING ERRCODE = '42602', DETAIL = format('A%s name is a lower-case SQL identifier of at most 63 characters.', CASE kind WHEN 'alias' THEN 'n alias' ELSE ' ' || kind END),
                   HINT = CASE WHEN lower(regexp_replace(name, '[^a-zA-Z0-9_$]+', '_', 'g')) ~ '^[a-z_][a-z0-9_$]{0,62}$'
-                              THEN format('Did you mean "%s"?', lower(regexp_replace(name, '[^a-zA-Z0-9_$]+', '_', 'g'))) END;
+                              THEN format('Did you mean "%s"?', lower(regexp_replace(name, '[^a-zA-Z0-9_$]+', '_', 'g')))
+                              ELSE 'Begin with a letter; go on with letters, digits and _.' END;
     END IF;
 END $$;
 COMMENT ON FUNCTION ml_private.check_name(text, text) IS 'Raises where the name of a model or alias is no lower-case SQL identifier.';
@@ -140,7 +141,8 @@ DECLARE
     who    name := ml_private.caller();
     chunk  constant integer := 1048576;
     hash   bytea := sha256(artifact);
-    upload text := encode(sha256(artifact), 'hex');
+    upload text := encode(hash, 'hex');
+    key    bytea;
     target ml_private.model;
     report jsonb;
 BEGIN
@@ -149,10 +151,16 @@ BEGIN
         RAISE EXCEPTION 'the artifact of model "%" is NULL', name USING ERRCODE = '22004', HINT = 'Pass the bytes of the .onnx file.';
     END IF;
     -- The rows are not committed yet, so the sidecar gets the bytes through the gateway, a chunk a call.
+    key := ml_private.gateway_key();
+    PERFORM ml_private.exchange(key, 'D ' || upload, false);
     FOR i IN 0 .. greatest((octet_length(artifact) - 1) / chunk, 0) LOOP
-        PERFORM ml_private.exchange(ml_private.gateway_key(), format('U %s %s', upload, encode(substring(artifact FROM i * chunk + 1 FOR chunk), 'hex')), false);
+        PERFORM ml_private.exchange(key, format('U %s %s', upload, encode(substring(artifact FROM i * chunk + 1 FOR chunk), 'hex')), false);
     END LOOP;
-    report := ml_private.exchange(ml_private.gateway_key(), format('V %s %s', upload, options || jsonb_build_object('name', name)), true);
+    report := ml_private.exchange(key, format('V %s %s', upload, options || jsonb_build_object('name', name)), true);
+    PERFORM ml_private.exchange(key, 'D ' || upload, false);
+    IF report ->> 'sha256' <> upload THEN -- the connection was lost and opened again between two chunks
+        RAISE EXCEPTION 'the sidecar was restarted while it received model "%"', name USING ERRCODE = '58000', HINT = 'Register it again.';
+    END IF;
     INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, octet_length(artifact), who::regrole) ON CONFLICT DO NOTHING;
     INSERT INTO ml_private.artifact_chunk (sha256, number, data)
     SELECT hash, i, substring(artifact FROM i * chunk + 1 FOR chunk) FROM generate_series(0, (octet_length(artifact) - 1) / chunk) i

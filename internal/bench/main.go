@@ -1,0 +1,103 @@
+// Command bench measures what the README promises, as ratios: everything is compared with something measured on the same machine in the same minutes,
+// because times alone say little about another machine. `make bench` runs it inside `rowcast dev`, whose database and sidecar it uses; it registers
+// models and makes tables there. It ends with status 1 where a bound is missed, and 2 where something could not be measured.
+//
+// Pairs are measured in turns (A B A B …), and the medians count, so that a machine whose speed drifts does not favour either. On a machine that does
+// other work at the same time the numbers are wrong all the same: the report shows the load.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
+}
+
+// Exit statuses.
+const (
+	exitMissed = 1
+	exitBroken = 2
+)
+
+// settings are how much is measured.
+type settings struct {
+	rounds   int // repeats of each side of a comparison
+	rows     int // calls of one repeat of the scalar comparison
+	bulkRows int // rows of the parallel sum
+	seconds  int // of one pgbench run
+	coldRuns int
+	cycles   int // register, predict, drop
+}
+
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	asJSON := flags.Bool("json", false, "print JSON")
+	only := flags.String("only", "", "comma-separated parts to measure: scalar, pgbench, parallel, cold, memory")
+	var s settings
+	flags.IntVar(&s.rounds, "rounds", 9, "repeats of the scalar comparison")
+	flags.IntVar(&s.rows, "rows", 3000, "calls in one repeat of the scalar comparison")
+	flags.IntVar(&s.bulkRows, "bulk-rows", 200_000, "rows of the parallel sum")
+	flags.IntVar(&s.seconds, "seconds", 3, "length of one pgbench run")
+	flags.IntVar(&s.coldRuns, "cold-runs", 5, "cold loads")
+	flags.IntVar(&s.cycles, "cycles", 100, "register, predict, drop cycles")
+	if err := flags.Parse(args); err != nil {
+		return exitBroken
+	}
+	parts := []part{{"scalar", measureScalar}, {"pgbench", measurePgbench}, {"parallel", measureParallel}, {"cold", measureCold}, {"memory", measureMemory}}
+	if *only != "" {
+		wanted := strings.Split(*only, ",")
+		parts = slices.DeleteFunc(parts, func(p part) bool { return !slices.Contains(wanted, p.name) })
+	}
+	r, err := measure(ctx, s, parts, errOut)
+	if err != nil {
+		_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
+		return exitBroken
+	}
+	if err := r.write(out, *asJSON); err != nil {
+		_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
+		return exitBroken
+	}
+	return r.status()
+}
+
+// part measures some of the promises.
+type part struct {
+	name    string
+	measure func(ctx context.Context, b *bench) ([]Result, error)
+}
+
+func measure(ctx context.Context, s settings, parts []part, log io.Writer) (*Report, error) {
+	b, err := newBench(ctx, s, log)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	r := &Report{Machine: b.machine(ctx)}
+	for _, p := range parts {
+		b.say("measuring: %s", p.name)
+		results, err := p.measure(ctx, b)
+		if err != nil {
+			// What else can be measured is still worth knowing.
+			results = append(results, Result{What: p.name, Error: message(err)})
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		r.Results = append(r.Results, results...)
+	}
+	r.Machine.LoadAfter = loadAverage()
+	return r, nil
+}

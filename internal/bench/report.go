@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rowcast/rowcast/internal/rowcast"
+)
+
+// Result is one comparison. Without Wanted it is information only.
+type Result struct {
+	What     string             `json:"what"`
+	Measured string             `json:"measured"` // both sides, for people
+	Ratio    float64            `json:"ratio,omitempty"`
+	Wanted   string             `json:"wanted,omitempty"`
+	Pass     *bool              `json:"pass,omitempty"`
+	Numbers  map[string]float64 `json:"numbers,omitempty"` // units are in the names: _us, _ms, _tps, _mb
+	Notes    []string           `json:"notes,omitempty"`
+	Error    string             `json:"error,omitempty"` // why it could not be measured
+}
+
+// atMost judges ratio by an upper bound.
+func (r Result) atMost(bound float64, unit string) Result {
+	ok := r.Ratio <= bound
+	r.Wanted, r.Pass = fmt.Sprintf("at most %g%s", bound, unit), &ok
+	return r
+}
+
+// atLeast judges ratio by a lower bound; aim, when not zero, is told too.
+func (r Result) atLeast(bound, aim float64) Result {
+	ok := r.Ratio >= bound
+	r.Wanted, r.Pass = fmt.Sprintf("at least %g", bound), &ok
+	if aim > 0 {
+		r.Wanted += fmt.Sprintf(", aim %g", aim)
+	}
+	return r
+}
+
+// Machine is where the numbers come from.
+type Machine struct {
+	CPU         string  `json:"cpu"`
+	Cores       int     `json:"cores"`
+	MemoryGB    float64 `json:"memory_gb"`
+	Kernel      string  `json:"kernel"`
+	PostgreSQL  string  `json:"postgresql"`
+	ONNXRuntime string  `json:"onnxruntime"`
+	Go          string  `json:"go"`
+	LoadBefore  string  `json:"load_before"`
+	LoadAfter   string  `json:"load_after"`
+}
+
+// Report is everything that one run found out.
+type Report struct {
+	Machine Machine  `json:"machine"`
+	Results []Result `json:"results"`
+}
+
+// status is the exit status: what could not be measured is worse than what was missed.
+func (r *Report) status() int {
+	status := 0
+	for _, x := range r.Results {
+		switch {
+		case x.Error != "":
+			return exitBroken
+		case x.Pass != nil && !*x.Pass:
+			status = exitMissed
+		}
+	}
+	return status
+}
+
+func (r *Report) write(w io.Writer, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(r)
+	}
+	m := r.Machine
+	var text strings.Builder
+	fmt.Fprintf(&text, "\n%s, %d cores, %.0f GB, Linux %s\nPostgreSQL %s, ONNX Runtime %s, %s; load average %s before, %s after\n\n",
+		m.CPU, m.Cores, m.MemoryGB, m.Kernel, m.PostgreSQL, m.ONNXRuntime, m.Go, m.LoadBefore, m.LoadAfter)
+	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, "what\tmeasured\tratio\twanted\t")
+	for _, x := range r.Results {
+		ratio, verdict := "", ""
+		switch {
+		case x.Error != "":
+			x.Measured, verdict = x.Error, "NOT MEASURED"
+		case x.Pass != nil && *x.Pass:
+			verdict = "pass"
+		case x.Pass != nil:
+			verdict = "FAIL"
+		}
+		if x.Error == "" {
+			ratio = fmt.Sprintf("%.2f", x.Ratio)
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", x.What, x.Measured, ratio, x.Wanted, verdict)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, x := range r.Results {
+		for _, n := range x.Notes {
+			fmt.Fprintf(&text, "\n%s: %s", x.What, n)
+		}
+	}
+	_, err := fmt.Fprintln(w, text.String())
+	return err
+}
+
+func median(samples []float64) float64 {
+	s := slices.Sorted(slices.Values(samples))
+	if len(s) == 0 {
+		return 0
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
+
+// message shows an error with what its author added.
+func message(err error) string {
+	var e *rowcast.Error
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg):
+		return strings.TrimSpace(pg.Message + ". " + pg.Detail + " " + pg.Hint)
+	case errors.As(err, &e):
+		return strings.TrimSpace(err.Error() + ". " + e.Detail + " " + e.Hint)
+	}
+	return err.Error()
+}
