@@ -22,6 +22,8 @@ export PG
 # FUZZTIME is for each fuzz target.
 FUZZTIME ?= 10m
 TESTFLAGS ?=
+# BENCHFLAGS=--json for machines; --only scalar,pgbench,parallel,cold,memory for a part.
+BENCHFLAGS ?=
 
 # The race detector where goroutines share state; elsewhere it only costs time.
 RACE := gateway predict server onnx
@@ -61,7 +63,7 @@ demo: deps build ## Show the product: models registered, predictions in psql com
 	@examples/demo/run.sh
 
 bench: deps build ## Measure what the README promises, as ratios in one run
-	@bench/run.sh
+	@bin/rowcast dev -- go run ./internal/bench $(BENCHFLAGS)
 
 generate: ## Generate db/ from queries/ with sqlc
 	@build/fetch-tools.sh sqlc

@@ -87,7 +87,7 @@ func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisec
 func featureNames(run int) []rowcast.Feature {
 	list := make([]rowcast.Feature, networkFeatures)
 	for i := range list {
-		list[i].Name = fmt.Sprintf("run%d_x%d", run, i)
+		list[i] = rowcast.Feature{Name: fmt.Sprintf("run%d_x%d", run, i), Type: rowcast.TypeReal}
 	}
 	return list
 }

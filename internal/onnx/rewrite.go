@@ -26,7 +26,7 @@ type adaptation struct {
 const castOpset = 7
 
 // adapt plans the ports and, where one needs it, writes a new graph: a ZipMap becomes an Identity on its tensor; float16 and bfloat16 get a Cast to
-// float32; rank 0 and undeclared rank get a Reshape to one dimension, with a Shape beside an output. The Go binding carries none of these. An output
+// float32; XGBoost's base value becomes its first tree (see leadWithBase); rank 0 and undeclared rank get a Reshape to one dimension, with a Shape beside an output. The Go binding carries none of these. An output
 // declared with a fixed number of rows where no input has one (every LightGBM export) is declared open, or bound outputs would be refused.
 // Everything else of the file is copied as it is.
 func adapt(model []byte, g *Graph) (*adaptation, error) {
@@ -36,6 +36,7 @@ func adapt(model []byte, g *Graph) (*adaptation, error) {
 		for _, out := range n.outputs {
 			w.names[out] = true
 		}
+		w.forests = w.forests || n.op == "TreeEnsembleRegressor"
 	}
 	for name := range g.initializers {
 		w.names[name] = true
@@ -121,9 +122,12 @@ type graphWriter struct {
 	inputs, outputs []editedPort
 	added           []rowcast.Port // outputs
 	dropped         map[string]bool
+	forests         bool // may hold a forest whose base value goes first
 }
 
-func (w *graphWriter) edited() bool { return len(w.inputs)+len(w.outputs)+len(w.first)+len(w.last) > 0 }
+func (w *graphWriter) edited() bool {
+	return w.forests || len(w.inputs)+len(w.outputs)+len(w.first)+len(w.last) > 0
+}
 
 func (w *graphWriter) fresh(name, suffix string) string {
 	for i := 0; ; i++ {
@@ -240,6 +244,9 @@ func (w *graphWriter) graph(graph []byte) ([]byte, error) {
 		case 1:
 			if w.drops(f.bytes) {
 				return nil
+			}
+			if w.forests {
+				f.bytes = leadWithBase(f.bytes)
 			}
 		case 11, 12:
 			edits := w.inputs

@@ -342,5 +342,5 @@ func (e *Engine) evict(limit int64) {
 func quarantined(sha [sha256.Size]byte, reason string) error {
 	return rowcast.Errorf(rowcast.CodeModelUnavailable, "it is quarantined: %s", reason).
 		WithDetail("The artifact is sha256 %s.", hex.EncodeToString(sha[:])).
-		WithHint("An administrator lets it run again by releasing the artifact, or promotes another version.")
+		WithHint("SELECT ml.release_version(model, version) lets it run again; or promote another version.")
 }

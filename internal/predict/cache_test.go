@@ -49,7 +49,7 @@ func (h *house) spec(i int) *rowcast.Spec {
 func (h *house) do(ctx context.Context, key string) error {
 	out, err := h.engine.Do(ctx, &rowcast.Call{Verb: p, Spec: key, Model: "tides", Version: 1, Format: array, Payload: []byte(sent(1.7e9, 5.10126245))}, nil)
 	if err == nil {
-		near(h.t, "1.2753156134858727", string(out), 1)
+		near(h.t, "1.2753156134858727", string(out))
 	}
 	return err
 }

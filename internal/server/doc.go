@@ -1,7 +1,7 @@
 // Package server is the sidecar: the composition root of `rowcast serve`.
 //
-// Two processes run. The supervisor (Supervise) owns the listening sockets and starts the worker; it holds no model and no database connection, so
-// that nothing a model does can end it. The worker (Worker) builds everything else, in this order, and stops it in the reverse:
+// Two processes run. The supervisor (Supervise) owns the listening sockets and starts the worker; it holds no model, so that nothing a
+// model does can end it. The worker (Worker) builds everything else, in this order, and stops it in the reverse:
 //
 //	pool -> store -> ONNX Runtime -> engine -> gateway -> HTTP -> watcher of the registry
 //

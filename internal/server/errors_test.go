@@ -94,7 +94,7 @@ func TestTheSidecarNotRunningSaysHowToStartIt(t *testing.T) {
 	require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', ARRAY[5.1, 3.5, 1.4, 0.2])"))
 	require.NoError(t, s.worker.Stop(context.Background()))
 	require.Eventually(t, func() bool {
-		return one[int](t, s.Conn(t), "SELECT count(*)::integer FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'rowcast serve'") == 0
+		return one[int](t, s.Conn(t), "SELECT count(*)::integer FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'rowcast %'") == 0
 	}, 10*time.Second, 20*time.Millisecond)
 	e := refused(t, conn, "HV00N", "SELECT predict_label('iris', ARRAY[5.1, 3.5, 1.4, 0.2])")
 	require.Contains(t, e.Message, "is not running")

@@ -31,7 +31,7 @@ import (
 const envProgram = "ROWCAST_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envProgram) != "" || len(os.Args) == 2 && os.Args[1] == "validate-artifact" {
+	if os.Getenv(envProgram) != "" || len(os.Args) == 2 && os.Args[1] == registry.ChildArgument {
 		os.Exit(cli.Main("test", os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	pgtest.Main(m)

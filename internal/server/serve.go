@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/rowcast/rowcast/db"
 	"github.com/rowcast/rowcast/internal/config"
 	"github.com/rowcast/rowcast/internal/postgres"
@@ -36,8 +38,43 @@ func Serve(ctx context.Context, c config.Config, logger *slog.Logger) (int, erro
 			_ = l.Close()
 		}
 	}()
+	present, leave := context.WithCancel(context.WithoutCancel(ctx))
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		showPresence(present, c)
+	}()
+	defer func() {
+		leave()
+		<-gone
+	}()
 	// Signals reach the supervisor by themselves; as a cancelled context, too, one would count twice.
 	return Supervise(context.WithoutCancel(ctx), SuperviseOptions{Listeners: listeners, Logger: logger}), nil
+}
+
+// showPresence keeps a session open that tells the SQL functions that a supervisor holds the sockets, also while no worker runs.
+func showPresence(ctx context.Context, c config.Config) {
+	tick := time.NewTicker(c.Poll)
+	defer tick.Stop()
+	var pool *pgxpool.Pool
+	defer func() {
+		if pool != nil {
+			pool.Close()
+		}
+	}()
+	for {
+		// The worker says what is wrong with the database; here a failure only means to try again.
+		if pool == nil {
+			pool, _ = postgres.Open(ctx, c.DatabaseURL, postgres.OpenOptions{ApplicationName: supervisorName, MaxConns: 1})
+		} else {
+			_ = pool.Ping(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // work is the worker's life. The HTTP listener, where there is one, is the last that it inherited.

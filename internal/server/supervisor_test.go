@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -19,12 +20,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const envActor = "ROWCAST_TEST_ACTOR"
+const (
+	envActor = "ROWCAST_TEST_ACTOR" // what the actor does
+	envStage = "ROWCAST_TEST_STAGE" // path of a socket: be the supervisor of an actor that listens there
+)
 
 // TestActor is the worker of the tests below: it obeys the lines that it reads from its first listener. As a test of its own it does nothing.
 func TestActor(*testing.T) {
 	if os.Getenv(envActor) == "" {
 		return
+	}
+	if path := os.Getenv(envStage); path != "" {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			os.Exit(1)
+		}
+		_ = os.Unsetenv(envStage)
+		os.Exit(Supervise(context.Background(), SuperviseOptions{Listeners: []net.Listener{l}, Args: os.Args[1:]}))
 	}
 	inherited, err := Inherit()
 	if err != nil || inherited == nil {
@@ -241,6 +253,25 @@ func TestSecondSignalKills(t *testing.T) {
 	require.Equal(t, pid, s.tell("pid"), "the worker is still at it")
 	s.signals <- syscall.SIGINT
 	require.Equal(t, 128+int(syscall.SIGINT), s.ended())
+}
+
+func TestWorkerDiesWithItsSupervisor(t *testing.T) {
+	s := &stage{t: t, path: filepath.Join(t.TempDir(), "s")}
+	supervisor := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestActor$")
+	supervisor.Env = append(os.Environ(), envActor+"=deaf", envStage+"="+s.path)
+	require.NoError(t, supervisor.Start())
+	require.Eventually(t, func() bool { _, err := os.Stat(s.path); return err == nil }, 10*time.Second, 5*time.Millisecond)
+	pid, err := strconv.Atoi(s.tell("pid"))
+	require.NoError(t, err)
+	require.NoError(t, supervisor.Process.Kill())
+	require.Error(t, supervisor.Wait())
+	require.Eventually(t, func() bool { return gone(pid) }, 5*time.Second, 5*time.Millisecond)
+}
+
+// gone reports whether a process has ended; one that only waits to be reaped by somebody has.
+func gone(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(status), ") Z ")
 }
 
 func TestEndOfTheContextStopsTheWorker(t *testing.T) {

@@ -24,8 +24,11 @@ import (
 	"github.com/rowcast/rowcast/internal/registry"
 )
 
-// ApplicationName is how the sidecar's sessions show in pg_stat_activity; the SQL functions look for it to say that no sidecar runs.
-const ApplicationName = "rowcast serve"
+// How the sidecar's sessions show in pg_stat_activity. The SQL functions look for them, to say that no sidecar runs or that it hangs.
+const (
+	supervisorName = "rowcast serve"
+	workerName     = "rowcast worker"
+)
 
 // WorkerOptions are what a worker is built from. Listeners are closed by Stop.
 type WorkerOptions struct {
@@ -70,7 +73,7 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 		}
 	}()
 	c := &o.Config
-	if w.pool, err = postgres.Open(ctx, c.DatabaseURL, postgres.OpenOptions{ApplicationName: ApplicationName, MaxConns: 6}); err != nil {
+	if w.pool, err = postgres.Open(ctx, c.DatabaseURL, postgres.OpenOptions{ApplicationName: workerName, MaxConns: 6}); err != nil {
 		return nil, err
 	}
 	w.store = registry.NewStore(w.pool)

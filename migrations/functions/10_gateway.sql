@@ -17,24 +17,27 @@ CREATE OR REPLACE FUNCTION ml_private.connect() RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
-    seen timestamptz;
+    running boolean;
+    silent  interval;
 BEGIN
     IF ('rowcast' = ANY ({{.Dblink}}.dblink_get_connections())) IS TRUE THEN
         PERFORM {{.Dblink}}.dblink_disconnect('rowcast');
     END IF;
     -- Looking first gives a better error than catching one later: an EXCEPTION block would fail in parallel mode on PostgreSQL 15 and 16. On a
-    -- standby the sidecar may be connected to the primary, so there is nothing to look at.
+    -- standby the sidecar may be connected to the primary, so there is nothing to look at. The sessions are the supervisor's, which holds the
+    -- sockets while a worker is started again, and the worker's, which asks the database something every few seconds.
     IF NOT pg_is_in_recovery() THEN
-        SELECT max(greatest(a.state_change, a.backend_start)) INTO seen
+        PERFORM pg_stat_clear_snapshot();
+        SELECT count(*) > 0, clock_timestamp() - max(greatest(a.state_change, a.backend_start)) FILTER (WHERE a.application_name = 'rowcast worker')
+        INTO running, silent
         FROM pg_stat_activity a
-        WHERE a.datname = current_database() AND a.application_name = 'rowcast serve';
-        IF seen IS NULL THEN
+        WHERE a.datname = current_database() AND a.application_name IN ('rowcast serve', 'rowcast worker');
+        IF NOT running THEN
             RAISE EXCEPTION 'the Rowcast sidecar of database "%" is not running', current_database()
                 USING ERRCODE = 'HV00N', HINT = 'Start it with: DATABASE_URL=... rowcast serve';
-        ELSIF seen < clock_timestamp() - interval '60 s' THEN
-            RAISE EXCEPTION 'the Rowcast sidecar of database "%" has not been heard of for % s', current_database(),
-                extract(epoch FROM clock_timestamp() - seen)::integer
-                USING ERRCODE = 'HV00N', HINT = 'See its log; restart rowcast serve.';
+        ELSIF silent > interval '60 s' THEN
+            RAISE EXCEPTION 'the Rowcast sidecar of database "%" has been silent for % s', current_database(), extract(epoch FROM silent)::integer
+                USING ERRCODE = 'HV00N', HINT = 'It hangs or was stopped: see its log, restart rowcast serve.';
         END IF;
     END IF;
     PERFORM {{.Dblink}}.dblink_connect('rowcast', 'rowcast_gateway');
