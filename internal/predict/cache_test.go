@@ -117,7 +117,7 @@ func TestAModelInUseIsNotClosed(t *testing.T) {
 	require.Zero(t, h.engine.Stats().Bytes)
 	out, err := en.model.predict(context.Background(), &rowcast.Call{Verb: p, Format: array, Payload: []byte(sent(1.7e9, 5.10126245))}, &scratch{}, nil)
 	require.NoError(t, err)
-	near(t, "1.2753156134858727", string(out), 1)
+	near(t, "1.2753156134858727", string(out))
 	h.engine.release(en)
 	_, err = en.model.session.Acquire(1)
 	if err == nil { // the session hands out bindings, but runs no more

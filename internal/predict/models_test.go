@@ -115,7 +115,7 @@ func (f *fixture) compareRow(m *folder, forms []form, want map[string]string, ev
 			label, isProbability := strings.CutPrefix(column, "probability_")
 			switch {
 			case isProbability:
-				near(t, v, string(got.Probabilities[label]), 1)
+				near(t, v, string(got.Probabilities[label]))
 				for at, l := range m.sig.Labels {
 					if labelText(l) == label {
 						probabilities[at] = string(got.Probabilities[label])
