@@ -8,7 +8,7 @@ import (
 )
 
 // version is set at link time.
-var version = "dev" //nolint:gochecknoglobals // the linker can write only to a variable
+var version = "dev"
 
 func main() {
 	os.Exit(cli.Main(version, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

@@ -72,7 +72,7 @@ func (a *app) dev(ctx context.Context, command []string, verbose bool) (err erro
 	}
 	defer func() { err = errors.Join(err, sidecar.stop()) }()
 	if len(command) > 0 {
-		return a.runWith(ctx, cluster, command)
+		return a.runWith(cluster, command)
 	}
 	printf(a.out, "\nRowcast is ready on PostgreSQL %s. Paste this into another terminal:\n\n  psql %q\n\n", cluster.Server.Version, cluster.URL(devDatabase))
 	printf(a.out, "From other programs: %s\nctrl-C stops everything and removes it.\n\n", cluster.TCPURL(devDatabase))
@@ -139,7 +139,7 @@ func (a *app) startSidecar(ctx context.Context, cluster *postgres.Cluster, verbo
 		return nil, rowcast.Errorf(rowcast.CodeInternal, "cannot wait for the sidecar").WithCause(err)
 	}
 	defer func() { _ = ready.Close() }()
-	s := &sidecar{cmd: exec.Command(self, "serve"), done: make(chan struct{})} //nolint:gosec,noctx // this program; it must outlive ctx to stop gracefully
+	s := &sidecar{cmd: exec.Command(self, "serve"), done: make(chan struct{})} //nolint:noctx // this program; it must outlive ctx to stop gracefully
 	s.cmd.Env = append(os.Environ(), "DATABASE_URL="+cluster.URL(devDatabase), "NOTIFY_SOCKET="+ready.LocalAddr().String(),
 		"ROWCAST_HTTP=127.0.0.1:0", "ROWCAST_CONFIG=", "ROWCAST_LISTEN=", "ROWCAST_SOCKET_DIR=-")
 	// A group of its own: ctrl-C reaches it only through stop, after the command has ended.
@@ -222,8 +222,8 @@ func (t *tail) follow(log io.Reader, show bool, w io.Writer) {
 func (t *tail) text() string { return strings.Join(t.lines, "\n") }
 
 // runWith runs the user's command beside the cluster and ends with its status.
-func (a *app) runWith(ctx context.Context, cluster *postgres.Cluster, command []string) error {
-	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec,noctx // the user's own command; a ctrl-C reaches it by the terminal
+func (a *app) runWith(cluster *postgres.Cluster, command []string) error {
+	cmd := exec.Command(command[0], command[1:]...) //nolint:noctx // the user's own command; a ctrl-C reaches it by the terminal
 	cmd.Env = append(os.Environ(), cluster.Env(devDatabase)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.in, a.out, a.errOut
 	if err := cmd.Start(); err != nil {

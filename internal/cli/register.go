@@ -29,7 +29,7 @@ func (a *app) registerCommand() *cobra.Command {
 		cobra.RangeArgs(1, 2),
 		func(ctx context.Context, cmd *cobra.Command, c *registry.Catalog, args []string) error {
 			path := args[len(args)-1]
-			file, err := os.Open(path) //nolint:gosec // the user names the file
+			file, err := os.Open(path)
 			if err != nil {
 				return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read the model file").WithCause(err)
 			}
@@ -99,7 +99,7 @@ func (f *optionFlags) options(model string) (registry.Options, string, error) {
 	if path == "" {
 		path = filepath.Join(filepath.Dir(model), "model.yaml")
 	}
-	text, err := os.ReadFile(path) //nolint:gosec // the user names the file
+	text, err := os.ReadFile(path)
 	switch {
 	case err == nil:
 		if o, err = registry.ParseYAML(text); err != nil {

@@ -98,13 +98,13 @@ func compare(t *testing.T, conn *pgx.Conn, model, features string, expected tabl
 		require.NoError(t, json.Unmarshal([]byte(text), &got))
 		for j, column := range expected.columns {
 			want := expected.rows[i][j]
-			switch {
-			case column == "id":
-			case column == "label":
+			switch column {
+			case "id":
+			case "label":
 				require.Equal(t, want, fmt.Sprint(got.Label), "row %d", i)
-			case column == "value":
+			case "value":
 				near(t, want, got.Value, i, column)
-			case column == "score":
+			case "score":
 				near(t, want, got.Score, i, column)
 			default:
 				p, ok := got.Probabilities[strings.TrimPrefix(column, "probability_")]

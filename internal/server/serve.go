@@ -91,7 +91,7 @@ func work(ctx context.Context, c config.Config, in *Inheritance, logger *slog.Lo
 		return err
 	}
 	<-ctx.Done()
-	logger.Info("stopping", "calls may take", c.StopTimeout.String())
+	logger.Info("stopping", "grace", c.StopTimeout.String())
 	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.StopTimeout)
 	defer cancel()
 	if err := w.Stop(final); err != nil {
