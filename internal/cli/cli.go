@@ -49,7 +49,7 @@ func Main(version string, args []string, in io.Reader, out, errOut io.Writer) in
 	a := &app{in: in, out: out, errOut: errOut, version: version}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	var status exitStatus
 	switch {
 	case err == nil:
@@ -60,7 +60,9 @@ func Main(version string, args []string, in io.Reader, out, errOut io.Writer) in
 	printError(errOut, err)
 	var e *rowcast.Error
 	if !errors.As(err, &e) {
-		return exitUsage // cobra's own errors: unknown command, wrong number of arguments
+		// One of cobra's own: unknown command or flag, wrong number of arguments.
+		printf(errOut, "   usage: %s\n    help: %s --help\n", cmd.UseLine(), cmd.CommandPath())
+		return exitUsage
 	}
 	return exitFailure
 }
@@ -90,6 +92,19 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
 	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "", "database (default $DATABASE_URL, else the PG* variables)")
 	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.gatewayCommand())
 	return root
+}
+
+// group makes a command that only holds others.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+			}
+			return cmd.Help()
+		},
+	}
 }
 
 func (a *app) url() string {

@@ -7,7 +7,7 @@ import (
 )
 
 func (a *app) gatewayCommand() *cobra.Command {
-	c := &cobra.Command{Use: "gateway", Short: "Look after the connection between PostgreSQL and the sidecar"}
+	c := group("gateway", "Look after the connection between PostgreSQL and the sidecar")
 	c.AddCommand(&cobra.Command{
 		Use:   "rotate",
 		Short: "Give the gateway a new password and signing key",

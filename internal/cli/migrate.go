@@ -13,15 +13,12 @@ import (
 )
 
 func (a *app) migrateCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "migrate",
-		Short: "Install, upgrade or remove Rowcast in a database",
-		Long: `Installs Rowcast's schema and SQL functions, step by step. Needs a role that may create schemas in the database; what only a superuser can do
-(the extension dblink, the role ml_admin) is asked for by name.`,
-		Example: `  DATABASE_URL=postgres://localhost/shop rowcast migrate up
+	c := group("migrate", "Install, upgrade or remove Rowcast in a database")
+	c.Long = `Installs Rowcast's schema and SQL functions, step by step. Needs a role that may create schemas in the database; what only a superuser can do
+(the extension dblink, the role ml_admin) is asked for by name.`
+	c.Example = `  DATABASE_URL=postgres://localhost/shop rowcast migrate up
   rowcast migrate up --gateway /run/rowcast:7432
-  rowcast migrate down 1`,
-	}
+  rowcast migrate down 1`
 	var gateway string
 	var keepSearchPath bool
 	up := &cobra.Command{

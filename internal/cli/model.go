@@ -17,14 +17,11 @@ import (
 )
 
 func (a *app) modelCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "model",
-		Short: "Register, show and change models",
-		Long:  "Registers, shows and changes models. Each command calls the SQL function of the same name in schema ml, with your role's rights.",
-		Example: `  rowcast model register churn churn.onnx
+	c := group("model", "Register, show and change models")
+	c.Long = "Registers, shows and changes models. Each command calls the SQL function of the same name in schema ml, with your role's rights."
+	c.Example = `  rowcast model register churn churn.onnx
   rowcast model list
-  rowcast model promote churn 2`,
-	}
+  rowcast model promote churn 2`
 	c.AddCommand(
 		a.registerCommand(), a.uploadCommand(), a.downloadCommand(),
 		a.modelList(), a.modelShow(), a.modelAlias(), a.modelPromote(), a.modelRollback(), a.modelDrop(), a.modelRelease(),

@@ -44,6 +44,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION ml_private.connect() IS 'Opens this backend''s connection to the sidecar anew.';
 
+-- dblink() raises XX000 where an interrupted call left the connection in use, and dblink_exec() answers ERROR; so a row is only asked for by a call
+-- that follows another one: V follows U, A follows N, F follows the call whose answer was too long for a tag.
+--
 -- Sends body and returns the answer's value. A lost connection is opened once more; a call that takes longer is asked for again and again, so that
 -- PostgreSQL sees statement_timeout and ctrl-C in between; the sidecar's error is raised with its message, detail, hint and SQLSTATE. tag is a first
 -- answer that came already.
@@ -54,6 +57,7 @@ DECLARE
     call   text := ml_private.sign(key, body);
     status text;
     answer text;
+    row    boolean := in_row;
     opened boolean := false;
 BEGIN
     IF tag IS NULL AND ('rowcast' = ANY ({{.Dblink}}.dblink_get_connections())) IS NOT TRUE THEN
@@ -61,7 +65,7 @@ BEGIN
         opened := true;
     END IF;
     LOOP
-        IF in_row THEN
+        IF row THEN
             -- Two columns, or none where the connection is lost.
             status := NULL;
             SELECT d.status, d.answer INTO status, answer FROM {{.Dblink}}.dblink('rowcast', call, false) AS d(status text, answer text);
@@ -78,7 +82,7 @@ BEGIN
             call := ml_private.sign(key, 'W');
         WHEN '~' THEN
             call := ml_private.sign(key, 'F');
-            in_row := true;
+            row := true;
         WHEN '!' THEN
             PERFORM {{.Dblink}}.dblink_exec('rowcast', ml_private.sign(key, 'E'), true);
             RAISE EXCEPTION 'the sidecar reported an error and then did not say which'
@@ -91,13 +95,14 @@ BEGIN
             END IF;
             PERFORM ml_private.connect();
             opened := true;
+            row := in_row;
             call := ml_private.sign(key, body);
         END CASE;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION ml_private.exchange(bytea, text, boolean, text) IS 'One call of the gateway, with reconnection, waiting and errors.';
 
--- Why a model reference target no route that the caller may take. Always raises.
+-- Why a model reference has no route that the caller may take. Always raises.
 CREATE OR REPLACE FUNCTION ml_private.refuse(model text) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
@@ -105,7 +110,7 @@ DECLARE
     who    name := ml_private.caller();
     wanted text := split_part(model, '@', 1);
     ref    text := substr(model, length(wanted) + 2);
-    target  ml_private.model;
+    target ml_private.model;
     near   text;
 BEGIN
     IF wanted !~ '^[a-z_][a-z0-9_$]{0,62}$' THEN
@@ -168,7 +173,7 @@ COMMENT ON FUNCTION ml_private.edit_distance(text, text) IS 'Levenshtein distanc
 
 -- The hot path. One query resolves the reference under the caller's snapshot, checks the right and builds the body; the usual answer comes back
 -- in the command tag. No EXCEPTION block, so no subtransaction, so parallel workers can run it.
-CREATE OR REPLACE FUNCTION ml_private.call_scalar(verb text, model text, payload text) RETURNS text
+CREATE OR REPLACE FUNCTION ml_private.call(verb text, model text, payload text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
@@ -199,27 +204,4 @@ BEGIN
     END IF;
     RETURN ml_private.exchange(key, body, false);
 END $$;
-COMMENT ON FUNCTION ml_private.call_scalar(text, text, text) IS 'Calls the sidecar for one value: verb p or l, payload a format letter and the row.';
-
--- The same for answers that do not fit a command tag.
-CREATE OR REPLACE FUNCTION ml_private.call_row(verb text, model text, payload text) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL SAFE
-AS $$
-DECLARE
-    who  name := coalesce(nullif(current_setting('role'), 'none'), session_user);
-    key  bytea;
-    body text;
-BEGIN
-    SELECT g.key, verb || r.call || coalesce(nullif(current_setting('rowcast.timeout', true), ''), '-') || ' ' || payload INTO key, body
-    FROM ml_private.route r, ml_private.gateway g
-    WHERE r.ref = model
-      AND EXISTS (SELECT FROM unnest(r.readers) AS reader(id) WHERE reader.id = 0 OR pg_has_role(who, reader.id::oid, 'USAGE'));
-    IF key IS NULL AND model IS NOT NULL THEN
-        PERFORM ml_private.refuse(model);
-    END IF;
-    IF body IS NULL THEN
-        RETURN NULL;
-    END IF;
-    RETURN ml_private.exchange(key, body, true);
-END $$;
-COMMENT ON FUNCTION ml_private.call_row(text, text, text) IS 'Calls the sidecar for a longer answer: verb P, j or i.';
+COMMENT ON FUNCTION ml_private.call(text, text, text) IS 'Calls the sidecar: verb p, l, Q (probabilities), J (JSON) or I (infer), payload a format letter and the row.';

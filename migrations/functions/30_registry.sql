@@ -175,6 +175,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET clie
 AS $$
 DECLARE
     who    name := ml_private.caller();
+    key    bytea;
     target ml_private.model;
     report jsonb;
 BEGIN
@@ -186,7 +187,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'artifact % is not stored', sha256 USING ERRCODE = '42704', HINT = 'Upload it: rowcast model upload FILE.';
     END IF;
-    report := ml_private.exchange(ml_private.gateway_key(), format('A %s %s', sha256, options || jsonb_build_object('name', name)), true);
+    key := ml_private.gateway_key();
+    PERFORM ml_private.exchange(key, 'N', false);
+    report := ml_private.exchange(key, format('A %s %s', sha256, options || jsonb_build_object('name', name)), true);
     RETURN ml_private.add_version(target, decode(sha256, 'hex'), report, options, who);
 END $$;
 COMMENT ON FUNCTION ml.register_artifact(text, text, jsonb) IS $$Like ml.register_model(), for an artifact that was uploaded and committed before, named by its SHA-256.
