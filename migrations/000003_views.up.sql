@@ -88,7 +88,7 @@ COMMENT ON COLUMN ml.alias_history.changed_at IS 'When.';
 COMMENT ON COLUMN ml.alias_history.changed_by IS 'Who.';
 
 CREATE VIEW ml.grants WITH (security_barrier) AS
-SELECT m.name AS model, CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE g.grantee::text END AS grantee, g.granted_at,
+SELECT m.name AS model, CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee) END::text AS grantee, g.granted_at,
        pg_get_userbyid(g.granted_by) AS granted_by
 FROM ml_private.model_grant g
 JOIN ml_private.model m ON m.id = g.model_id

@@ -89,7 +89,7 @@ func compareRows(t *testing.T, s *Session, g *Graph, data, expected map[string][
 	for i, out := range b.Outputs() {
 		columns := numberColumns(g, s.Outputs()[i].Name, expected, i)
 		for r := from; r < to; r++ {
-			width := dataLen(out.Data) / (to - from)
+			width := DataLen(out.Data) / (to - from)
 			if columns == nil {
 				require.Equal(t, expected["label"][r], element(out.Data, r-from), "row %d", r)
 				continue

@@ -42,7 +42,7 @@ func readMaps(t *Tensor, sequence *ort.Sequence) error {
 	}
 	width := 0
 	if t.MapKeys != nil {
-		width = dataLen(t.MapKeys)
+		width = DataLen(t.MapKeys)
 	}
 	t.DType, t.Data, t.Shape = rowcast.Float32, numbers, []int64{int64(len(rows)), int64(width)}
 	return nil

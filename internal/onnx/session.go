@@ -190,7 +190,7 @@ func (s *Session) inputValues(inputs []Tensor) ([]ort.Value, error) {
 			shape = []int64{1}
 		}
 		if b.half {
-			wide := make([]float32, dataLen(data))
+			wide := make([]float32, DataLen(data))
 			widen(b.port.DType, wide, data.([]uint16))
 			data = wide
 		}
@@ -229,8 +229,8 @@ func (b *border) check(t *Tensor) error {
 	if half(native) {
 		native = rowcast.Uint16
 	}
-	if dtypeOf(t.Data) != native || want < 0 || int64(dataLen(t.Data)) != want {
-		return rowcast.Errorf(rowcast.CodeDimensions, "input %q has shape %v but %d elements of %T", b.port.Name, t.Shape, dataLen(t.Data), t.Data)
+	if dtypeOf(t.Data) != native || want < 0 || int64(DataLen(t.Data)) != want {
+		return rowcast.Errorf(rowcast.CodeDimensions, "input %q has shape %v but %d elements of %T", b.port.Name, t.Shape, DataLen(t.Data), t.Data)
 	}
 	if b.port.Shape == nil {
 		return nil

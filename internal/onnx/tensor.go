@@ -64,7 +64,8 @@ func MakeData(dtype rowcast.DType, n int) any {
 	return nil
 }
 
-func dataLen(data any) int {
+// DataLen is the number of elements of what Tensor.Data holds, or -1 where it is nothing that a tensor can hold.
+func DataLen(data any) int {
 	switch d := data.(type) {
 	case []float32:
 		return len(d)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // An answer reads the first row of a run's outputs and writes it. outputs are in the order of the signature.
@@ -43,7 +44,7 @@ func (a *answer) port(i int) (*onnx.Tensor, int) {
 		return nil, 0
 	}
 	t := &a.outputs[i]
-	n, rows := dataLen(t.Data), a.model.plan.rows
+	n, rows := onnx.DataLen(t.Data), a.model.plan.rows
 	if n%rows != 0 {
 		return t, -1
 	}
@@ -117,7 +118,7 @@ func (a *answer) predict(dst []byte) ([]byte, error) {
 		if width != 1 {
 			return dst, severalValues(a.call, plural(width, "value"))
 		}
-		return appendElement(dst, t, 0, false), nil
+		return appendElement(dst, t, 0), nil
 	case rowcast.TaskClassification, rowcast.TaskAnomaly, rowcast.TaskClustering:
 		l, err := a.class()
 		if err != nil {
@@ -148,7 +149,7 @@ func (a *answer) probabilities(dst []byte) ([]byte, error) {
 	start := len(dst)
 	n, err := a.eachProbability(func(i int, p float64, bits int) {
 		dst = append(dst, "{,"[min(i, 1)])
-		dst = appendDecimal(dst, p, bits)
+		dst = tensorjson.AppendDecimal(dst, p, bits)
 	})
 	switch {
 	case err != nil:
@@ -173,7 +174,7 @@ func (a *answer) eachProbability(visit func(i int, p float64, bits int)) (int, e
 	labels := len(sig.Labels)
 	if labels == 2 && width == 1 {
 		// A sigmoid's single column is the probability of the second label. Its complement keeps the column's precision.
-		p, bits := floatAt(t.Data, t.DType, 0)
+		p, bits := onnx.FloatAt(t.Data, t.DType, 0)
 		q := 1 - p
 		if bits == 32 {
 			q = float64(1 - float32(p))
@@ -193,7 +194,7 @@ func (a *answer) eachProbability(visit func(i int, p float64, bits int)) (int, e
 				return 0, about(a.call, rowcast.CodeModelFailed, "gave no probability for the label %s", sig.Labels[i])
 			}
 		}
-		p, bits := floatAt(t.Data, t.DType, at)
+		p, bits := onnx.FloatAt(t.Data, t.DType, at)
 		visit(i, p, bits)
 	}
 	return width, nil
@@ -211,7 +212,7 @@ func keyIndex(keys any, name json.RawMessage) int {
 	switch keys := keys.(type) {
 	case []string:
 		for i, k := range keys {
-			if string(appendJSONString(nil, k)) == string(name) || k == labelText(name) {
+			if string(tensorjson.AppendString(nil, k)) == string(name) || k == labelText(name) {
 				return i
 			}
 		}
@@ -227,12 +228,11 @@ func keyIndex(keys any, name json.RawMessage) int {
 
 // labelText is a declared label as text: a JSON string's contents, or the digits of an integer.
 func labelText(raw json.RawMessage) string {
-	s := scanner{text: raw}
-	v, err := s.value()
+	v, err := tensorjson.ParseValue(raw)
 	if err != nil {
 		return string(raw)
 	}
-	return string(v.text)
+	return string(v.Text)
 }
 
 // class reads the label output, or takes the most probable label where the graph has only probabilities.
@@ -266,9 +266,9 @@ func (a *answer) class() (label, error) {
 	case []bool:
 		n = boolInt(d[0])
 	default:
-		f, _ := floatAt(t.Data, t.DType, 0)
+		f, _ := onnx.FloatAt(t.Data, t.DType, 0)
 		if f != math.Trunc(f) || math.Abs(f) > 1<<53 {
-			return label{}, about(a.call, rowcast.CodeModelFailed, "gave %s as a label", appendFloat64(nil, f))
+			return label{}, about(a.call, rowcast.CodeModelFailed, "gave %s as a label", tensorjson.AppendDecimal(nil, f, 64))
 		}
 		n = int64(f)
 	}
@@ -307,14 +307,14 @@ func (a *answer) json(dst []byte) ([]byte, error) {
 	start := len(dst)
 	sig := a.model.signature
 	dst = append(dst, `{"model":`...)
-	dst = appendJSONString(dst, a.call.Model)
+	dst = tensorjson.AppendString(dst, a.call.Model)
 	dst = append(dst, `,"version":`...)
 	dst = strconv.AppendInt(dst, int64(a.call.Version), 10)
 	switch sig.Task {
 	case rowcast.TaskRegression:
 		if t, width := a.port(sig.ValueOutput); t != nil && width == 1 {
 			dst = append(dst, `,"value":`...)
-			dst = appendElement(dst, t, 0, true)
+			dst = tensorjson.AppendElement(dst, t, 0)
 		}
 	case rowcast.TaskClassification, rowcast.TaskAnomaly, rowcast.TaskClustering:
 		l, err := a.class()
@@ -323,7 +323,7 @@ func (a *answer) json(dst []byte) ([]byte, error) {
 		}
 		if l.textual {
 			dst = append(dst, `,"label":`...)
-			dst = appendJSONString(dst, l.text)
+			dst = tensorjson.AppendString(dst, l.text)
 			break
 		}
 		dst = append(dst, `,"value":`...)
@@ -335,7 +335,7 @@ func (a *answer) json(dst []byte) ([]byte, error) {
 	n, err := a.eachProbability(func(i int, p float64, bits int) {
 		dst = append(dst, prefix...)
 		dst = a.appendLabelKey(dst, i)
-		dst = appendJSONFloat(dst, p, bits)
+		dst = tensorjson.AppendFloat(dst, p, bits)
 		prefix = ","
 	})
 	if err != nil {
@@ -362,7 +362,7 @@ func (m *model) appendLabelKey(dst []byte, i int) []byte {
 	case i >= len(m.labels):
 		dst = append(strconv.AppendInt(append(dst, '"'), int64(i), 10), '"')
 	case m.labels[i].textual:
-		dst = appendJSONString(dst, m.labels[i].text)
+		dst = tensorjson.AppendString(dst, m.labels[i].text)
 	default:
 		dst = append(strconv.AppendInt(append(dst, '"'), m.labels[i].number, 10), '"')
 	}
@@ -372,11 +372,11 @@ func (m *model) appendLabelKey(dst []byte, i int) []byte {
 // appendRow writes one row: a bare value where it is one.
 func appendRow(dst []byte, t *onnx.Tensor, width int) []byte {
 	if width == 1 {
-		return appendElement(dst, t, 0, true)
+		return tensorjson.AppendElement(dst, t, 0)
 	}
 	for i := range width {
 		dst = append(dst, "[,"[min(i, 1)])
-		dst = appendElement(dst, t, i, true)
+		dst = tensorjson.AppendElement(dst, t, i)
 	}
 	return append(dst, ']')
 }

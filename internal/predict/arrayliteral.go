@@ -2,6 +2,7 @@ package predict
 
 import (
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // literal is an array literal such as {1,2.5,NULL,"x"}, read by PostgreSQL's rules for array_in: quotes, backslashes, nested braces, an optional
@@ -26,7 +27,7 @@ func (r *literalReader) fault(what string) *rowcast.Error {
 	if r.pos >= len(r.text) {
 		return e.WithDetail("the text ends after %d bytes", len(r.text))
 	}
-	return e.WithDetail("at byte %d: %q", r.pos+1, excerpt(r.text[r.pos:]))
+	return e.WithDetail("at byte %d: %q", r.pos+1, tensorjson.Excerpt(r.text[r.pos:]))
 }
 
 func isArraySpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }

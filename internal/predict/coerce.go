@@ -65,10 +65,10 @@ func (r *filler) store(f *feature, v cell) error {
 		case math.IsInf(x, 0) && !r.plan.infinity:
 			return r.infinite(f, v)
 		}
-		switch setFloat(r.inputs[f.input].Data, f.dtype, f.column, x) {
-		case setOutOfRange:
+		switch onnx.SetFloat(r.inputs[f.input].Data, f.dtype, f.column, x) {
+		case onnx.OutOfRange:
 			return r.outOfRange(f, v)
-		case setFraction:
+		case onnx.Fractional:
 			return r.wrongType(f, v)
 		}
 		return nil
@@ -76,7 +76,7 @@ func (r *filler) store(f *feature, v cell) error {
 }
 
 func (r *filler) storeInt(f *feature, v cell, n int64) error {
-	if !setInt(r.inputs[f.input].Data, f.dtype, f.column, n) {
+	if !onnx.SetInt(r.inputs[f.input].Data, f.dtype, f.column, n) {
 		return r.outOfRange(f, v)
 	}
 	return nil
@@ -88,7 +88,7 @@ func (r *filler) storeMissing(f *feature) bool {
 		r.inputs[f.input].Data.([]string)[f.column] = ""
 		return true
 	}
-	return setFloat(r.inputs[f.input].Data, f.dtype, f.column, math.NaN()) == setDone
+	return onnx.SetFloat(r.inputs[f.input].Data, f.dtype, f.column, math.NaN()) == onnx.Fits
 }
 
 func boolInt(b bool) int64 {
@@ -135,81 +135,4 @@ func repeatRow[T any](data []T, rows int) {
 	for at := width; at < len(data); at += width {
 		copy(data[at:], data[:width])
 	}
-}
-
-// setResult says how storing a float went.
-type setResult byte
-
-const (
-	setDone setResult = iota
-	setOutOfRange
-	setFraction // an integer tensor, and the number is not integral
-)
-
-// setFloat stores v as element i of a tensor's data. A finite v that would become infinite is out of range.
-func setFloat(data any, dtype rowcast.DType, i int, v float64) setResult {
-	switch d := data.(type) {
-	case []float32:
-		d[i] = float32(v)
-		if math.IsInf(float64(d[i]), 0) && !math.IsInf(v, 0) {
-			return setOutOfRange
-		}
-		return setDone
-	case []float64:
-		d[i] = v
-		return setDone
-	case []uint16:
-		if dtype != rowcast.Uint16 {
-			d[i] = onnx.HalfFromFloat32(dtype, float32(v))
-			if math.IsInf(float64(onnx.HalfToFloat32(dtype, d[i])), 0) && !math.IsInf(v, 0) {
-				return setOutOfRange
-			}
-			return setDone
-		}
-	}
-	switch {
-	case v != math.Trunc(v): // NaN too
-		return setFraction
-	case v < -1<<63 || v >= 1<<63 || !setInt(data, dtype, i, int64(v)):
-		return setOutOfRange
-	}
-	return setDone
-}
-
-// setInt stores v as element i of a tensor's data and reports whether it fits. A float tensor takes the nearest float.
-func setInt(data any, dtype rowcast.DType, i int, v int64) bool {
-	switch d := data.(type) {
-	case []int64:
-		d[i] = v
-		return true
-	case []int32:
-		d[i] = int32(v)
-		return int64(d[i]) == v
-	case []int16:
-		d[i] = int16(v)
-		return int64(d[i]) == v
-	case []int8:
-		d[i] = int8(v)
-		return int64(d[i]) == v
-	case []uint64:
-		d[i] = uint64(v)
-		return v >= 0
-	case []uint32:
-		d[i] = uint32(v)
-		return int64(d[i]) == v
-	case []uint8:
-		d[i] = uint8(v)
-		return int64(d[i]) == v
-	case []uint16:
-		if dtype == rowcast.Uint16 {
-			d[i] = uint16(v)
-			return int64(d[i]) == v
-		}
-	case []bool:
-		d[i] = v == 1
-		return v == 0 || v == 1
-	case []string:
-		return false
-	}
-	return setFloat(data, dtype, i, float64(v)) == setDone
 }

@@ -7,6 +7,8 @@
 //	onnx.Binding.Run runs the graph; a context that ends stops it
 //	answer           reads the outputs and appends the text
 //
+// ml.infer takes and gives tensors instead; package tensorjson reads and writes them.
+//
 // What a feature accepts does not depend on how the row was written. An array of float8 (array_send), an array literal, a JSON object and a
 // table row all become cells, and one set of rules (coerce.go) takes a cell to a feature: numbers go through float64 into the tensor's type,
 // a bigint stays an exact int64, NULL, NaN and what is absent take the feature's default or, where it is declared missing, NaN.

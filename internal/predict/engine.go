@@ -139,9 +139,7 @@ func (s *scratch) prepare(n int) {
 // putScratch gives working memory back, without the references into the payload and without what an unusually large row left behind.
 func (e *Engine) putScratch(s *scratch) {
 	clear(s.literal.cells)
-	if cap(s.scanner.buf) > keptScratch {
-		s.scanner.buf = nil
-	}
+	s.scanner.Shrink(keptScratch)
 	if cap(s.literal.cells)+cap(s.literal.buf) > keptScratch {
 		s.literal = literal{}
 	}

@@ -4,12 +4,13 @@ import (
 	"math"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // scratch is what reading a row needs besides the tensors; pooled.
 type scratch struct {
 	seen    []bool // features that a JSON object has named
-	scanner scanner
+	scanner tensorjson.Scanner
 	literal literal
 }
 
@@ -41,19 +42,19 @@ func (r *filler) fillText(payload []byte) error {
 	if r.plan.rawText {
 		return r.store(&r.plan.features[0], cell{kind: cellText, text: payload})
 	}
-	s := scanner{text: payload}
-	switch s.peek() {
+	var s tensorjson.Scanner
+	s.Reset(payload)
+	switch s.Peek() {
 	case '{':
-		s.pos++
-		switch s.peek() {
-		case '"':
-			// {"a": 1} is an object, {"1"} and {"1","2"} are arrays of quoted elements. What follows the string tells.
-			if _, err := s.str(); err == nil && s.peek() == ':' {
-				return r.fillJSON(payload)
-			}
-		case '}':
+		switch {
+		case !s.EnterObject():
 			// An object where that makes sense, else an empty array.
 			if r.plan.optional {
+				return r.fillJSON(payload)
+			}
+		case s.Peek() == '"':
+			// {"a": 1} is an object, {"1"} and {"1","2"} are arrays of quoted elements. What follows the string tells.
+			if _, err := s.Str(); err == nil && s.Peek() == ':' {
 				return r.fillJSON(payload)
 			}
 		}
@@ -173,26 +174,21 @@ func (r *filler) checkArray(dims []int) error {
 // fillJSON reads an object by feature name, in one pass over the text.
 func (r *filler) fillJSON(payload []byte) error {
 	s := &r.scratch.scanner
-	s.text, s.pos, s.buf = payload, 0, s.buf[:0]
-	defer func() { s.text = nil }()
-	if s.peek() != '{' {
+	s.Reset(payload)
+	defer s.Reset(nil)
+	if s.Peek() != '{' {
 		return r.notAnObject(s)
 	}
 	features := r.plan.features
 	seen := r.scratch.seen[:len(features)]
 	clear(seen)
-	s.pos++
 	next := 0 // keys mostly come in the order of the features
-	for more := s.peek() != '}'; more; {
-		key, err := s.str()
+	for more := s.EnterObject(); more; {
+		key, err := s.Key()
 		if err != nil {
 			return r.wrap(err)
 		}
-		if s.peek() != ':' {
-			return r.wrap(s.fault("expected a colon after a key"))
-		}
-		s.pos++
-		v, err := s.value()
+		v, err := s.Value()
 		if err != nil {
 			return r.wrap(err)
 		}
@@ -204,7 +200,7 @@ func (r *filler) fillJSON(payload []byte) error {
 		case known && seen[at]:
 			return r.twice(&features[at])
 		case known:
-			if err := r.store(&features[at], v); err != nil {
+			if err := r.store(&features[at], jsonCell(v)); err != nil {
 				return err
 			}
 			seen[at] = true
@@ -212,17 +208,11 @@ func (r *filler) fillJSON(payload []byte) error {
 		case r.call.Format != rowcast.FormatRecord:
 			return r.unknownKey(string(key))
 		}
-		switch s.peek() {
-		case ',':
-			s.pos++
-		case '}':
-			more = false
-		default:
-			return r.wrap(s.fault("expected a comma or the end of the object"))
+		if more, err = s.NextMember(); err != nil {
+			return r.wrap(err)
 		}
 	}
-	s.pos++
-	if err := s.end(); err != nil {
+	if err := s.End(); err != nil {
 		return r.wrap(err)
 	}
 	for i := range features {

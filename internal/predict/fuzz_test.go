@@ -2,7 +2,6 @@ package predict
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"math"
 	"strconv"
@@ -147,28 +146,5 @@ func FuzzArrayLiteral(f *testing.F) {
 			require.Equal(t, l.cells[i].kind, second.cells[i].kind)
 			require.Equal(t, string(l.cells[i].text), string(second.cells[i].text))
 		}
-	})
-}
-
-// FuzzInferJSON runs any object against a model with inputs of every kind: an error or valid JSON, and what is accepted was valid JSON.
-func FuzzInferJSON(f *testing.F) {
-	fixture, e := tensorsModel(f)
-	f.Add([]byte(e.Inputs))
-	for _, s := range []string{
-		`{"half":{"shape":[0,2],"data":[]},"whole":[],"flag":[],"word":{"data":[],"shape":[0,1]},"cube":{"shape":[0,2,3],"data":[]},"byte":[]}`,
-		`{"half":[["NaN",1e4]],"whole":[-9223372036854775808],"flag":[0],"word":[["\ud83d\ude00"]],"cube":[[["Infinity",0,0],[0,0,0.1]]],"byte":[2.5e1]}`,
-		`{"half":[[[[]]]]}`, `{"half":1}`, `{"byte":[1,[2]]}`,
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, s []byte) {
-		c := &rowcast.Call{Verb: rowcast.VerbInfer, Spec: fixture.spec.Key, Model: "m", Version: 1, Format: object, Payload: s}
-		out, err := fixture.engine.Do(context.Background(), c, nil)
-		if err != nil {
-			known(t, err)
-			return
-		}
-		require.True(t, json.Valid(s))
-		require.True(t, json.Valid(out), "%s", out)
 	})
 }

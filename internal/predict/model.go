@@ -9,6 +9,7 @@ import (
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // model is a loaded version: an ONNX Runtime session and all that is worked out once from the signature. It does not change after loadModel.
@@ -119,7 +120,7 @@ func (m *model) predict(ctx context.Context, c *rowcast.Call, s *scratch, dst []
 
 // infer runs the tensors that the payload names and appends every output by name.
 func (m *model) infer(ctx context.Context, payload, dst []byte) ([]byte, error) {
-	inputs, err := readTensors(payload, m.signature.Inputs, "input")
+	inputs, err := m.readInputs(payload)
 	if err != nil {
 		return dst, err
 	}
@@ -128,6 +129,11 @@ func (m *model) infer(ctx context.Context, payload, dst []byte) ([]byte, error) 
 		return dst, err
 	}
 	return m.appendOutputs(dst, m.inOrder(outputs), 1), nil
+}
+
+func (m *model) readInputs(text []byte) ([]onnx.Tensor, error) {
+	r := tensorjson.Reader{Ports: m.signature.Inputs, Kind: "input", Nearest: nearest}
+	return r.Read(text)
 }
 
 // example is what registration ran and what came out.
@@ -149,7 +155,7 @@ func (m *model) replay(ctx context.Context, raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &e); err != nil || len(e.Inputs) == 0 {
 		return broken("the stored example is not an object with inputs and outputs")
 	}
-	inputs, err := readTensors(e.Inputs, m.signature.Inputs, "input")
+	inputs, err := m.readInputs(e.Inputs)
 	if err != nil {
 		return rowcast.Errorf(rowcast.CodeModelUnavailable, "its stored example does not fit").WithCause(err)
 	}
@@ -178,17 +184,18 @@ func (m *model) compare(expected json.RawMessage, got []onnx.Tensor) error {
 			if m.signature.Outputs[i].Maps && len(got[i].Shape) == 2 {
 				now = m.appendMaps(now, &got[i])
 			} else {
-				now = appendTensor(now, &got[i])
+				now = tensorjson.AppendTensor(now, &got[i])
 			}
 			return rowcast.Errorf(rowcast.CodeModelUnavailable, "its output %q differs from the one at registration", got[i].Name).
-				WithDetail("At registration %s, now %s.", excerpt(raw), excerpt(now)).
+				WithDetail("At registration %s, now %s.", tensorjson.Excerpt(raw), tensorjson.Excerpt(now)).
 				WithHint("ONNX Runtime or the machine's processor changed: compare with the framework before you register it again.")
 		}
 		port := rowcast.Port{Name: got[i].Name, DType: got[i].DType, Shape: got[i].Shape}
 		if m.signature.Outputs[i].Maps {
 			raw = flattenMaps(raw, m, &got[i])
 		}
-		tensors, err := readTensors(append(append(append(appendJSONString([]byte{'{'}, port.Name), ':'), raw...), '}'), []rowcast.Port{port}, "output")
+		r := tensorjson.Reader{Ports: []rowcast.Port{port}, Kind: "output", Nearest: nearest}
+		tensors, err := r.Read(append(append(append(tensorjson.AppendString([]byte{'{'}, port.Name), ':'), raw...), '}'))
 		if err != nil || !alike(&tensors[0], &got[i]) {
 			return differs()
 		}
@@ -233,15 +240,15 @@ func flattenMaps(raw json.RawMessage, m *model, t *onnx.Tensor) json.RawMessage 
 
 // alike compares two tensors of the same type: numbers within exampleTolerance where they are floats, everything else exactly.
 func alike(a, b *onnx.Tensor) bool {
-	n := dataLen(a.Data)
-	if n != dataLen(b.Data) || !slices.Equal(a.Shape, b.Shape) {
+	n := onnx.DataLen(a.Data)
+	if n != onnx.DataLen(b.Data) || !slices.Equal(a.Shape, b.Shape) {
 		return false
 	}
 	switch x := a.Data.(type) {
 	case []float32, []float64, []uint16:
 		for i := range n {
-			v, _ := floatAt(a.Data, a.DType, i)
-			w, _ := floatAt(b.Data, b.DType, i)
+			v, _ := onnx.FloatAt(a.Data, a.DType, i)
+			w, _ := onnx.FloatAt(b.Data, b.DType, i)
 			same := v == w || v != v && w != w
 			if !same && !(math.Abs(v-w) <= exampleTolerance*max(1, math.Min(math.Abs(v), math.Abs(w)))) {
 				return false
@@ -256,8 +263,8 @@ func alike(a, b *onnx.Tensor) bool {
 		return slices.Equal(x, b.Data.([]uint64))
 	}
 	for i := range n { // the other integers and booleans are exact as float64
-		v, _ := floatAt(a.Data, a.DType, i)
-		w, _ := floatAt(b.Data, b.DType, i)
+		v, _ := onnx.FloatAt(a.Data, a.DType, i)
+		w, _ := onnx.FloatAt(b.Data, b.DType, i)
 		if v != w {
 			return false
 		}

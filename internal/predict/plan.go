@@ -5,6 +5,7 @@ import (
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // A plan is what a signature says about turning one row into tensors, worked out once per model.
@@ -60,15 +61,11 @@ func newPlan(sig *rowcast.Signature) (*plan, error) {
 			return nil, broken("two features are named %q", f.name)
 		}
 		if len(declared.Default) > 0 && string(declared.Default) != "null" {
-			s := scanner{text: declared.Default}
-			v, err := s.value()
-			if err == nil {
-				err = s.end()
-			}
+			v, err := tensorjson.ParseValue(declared.Default)
 			if err != nil {
 				return nil, broken("the default of feature %q is not JSON", f.name)
 			}
-			f.fallback = v
+			f.fallback = jsonCell(v)
 		}
 		if f.kind == rowcast.TypeText && p.text < 0 {
 			p.text = i

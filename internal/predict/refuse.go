@@ -10,6 +10,7 @@ import (
 	"github.com/agnivade/levenshtein"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // nameModel starts every message about a call.
@@ -52,7 +53,7 @@ func (r *filler) expected() string {
 	for i, f := range r.plan.features {
 		names[i] = fmt.Sprintf("%q %s", f.name, f.kind)
 	}
-	return "The features are " + listed(names) + "."
+	return "The features are " + tensorjson.Listed(names) + "."
 }
 
 func (r *filler) noValue(f *feature, v cell) error {
@@ -116,7 +117,7 @@ func (r *filler) absent(seen []bool) error {
 }
 
 func (r *filler) unknownKey(key string) error {
-	e := r.errorf(rowcast.CodeUnknownFeature, "has no feature %q", excerpt([]byte(key))).WithDetail("%s", r.expected())
+	e := r.errorf(rowcast.CodeUnknownFeature, "has no feature %q", tensorjson.Excerpt([]byte(key))).WithDetail("%s", r.expected())
 	names := make([]string, len(r.plan.features))
 	for i, f := range r.plan.features {
 		names[i] = f.name
@@ -136,16 +137,16 @@ func (r *filler) twice(f *feature) error {
 }
 
 func (r *filler) notARow(payload []byte) error {
-	return r.errorf(rowcast.CodeInvalidText, "takes an array or a JSON object, got the text %q", excerpt(payload)).
+	return r.errorf(rowcast.CodeInvalidText, "takes an array or a JSON object, got the text %q", tensorjson.Excerpt(payload)).
 		WithDetail("%s", r.expected()).WithHint("Write %s.", r.sample())
 }
 
-func (r *filler) notAnObject(s *scanner) error {
-	v, err := s.value()
+func (r *filler) notAnObject(s *tensorjson.Scanner) error {
+	v, err := s.Value()
 	if err != nil {
 		return r.wrap(err)
 	}
-	return r.errorf(rowcast.CodeInvalidText, "takes a JSON object by feature name, got %s", v.describe()).
+	return r.errorf(rowcast.CodeInvalidText, "takes a JSON object by feature name, got %s", v.Describe()).
 		WithDetail("%s", r.expected()).WithHint("Write %s.", r.sample())
 }
 
@@ -200,16 +201,7 @@ func areNamed(features []feature) string {
 	if len(names) == 1 {
 		return "feature " + names[0] + " is"
 	}
-	return "features " + listed(names) + " are"
-}
-
-// listed joins names, at most ten of them.
-func listed(names []string) string {
-	const most = 10
-	if len(names) > most+1 {
-		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
-	}
-	return strings.Join(names, ", ")
+	return "features " + tensorjson.Listed(names) + " are"
 }
 
 func plural(n int, noun string) string {

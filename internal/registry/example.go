@@ -1,11 +1,13 @@
 package registry
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
+	"strings"
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
 // trial is what a new artifact is run on.
@@ -44,6 +46,28 @@ func newTrial(sig *rowcast.Signature, outputs []rowcast.Port, example json.RawMe
 	return t, err
 }
 
+// readTensors reads one object of tensors. Their shapes are left to the run: what a graph declares is not always so.
+func readTensors(text json.RawMessage, ports []rowcast.Port, kind string) ([]onnx.Tensor, error) {
+	if text[0] != '{' {
+		return nil, rowcast.Errorf(rowcast.CodeInvalidArgument, "the example's %ss must be an object of keys and values", kind)
+	}
+	r := tensorjson.Reader{Ports: ports, Kind: kind, AnyShape: true, Nearest: func(name string, names []string) string {
+		near, _ := nearest(name, names)
+		return near
+	}}
+	tensors, err := r.Read(text)
+	var wrong *rowcast.Error
+	if errors.As(err, &wrong) {
+		wrong.Code = rowcast.CodeInvalidArgument
+		if strings.HasPrefix(wrong.Message, kind) {
+			wrong.Message = "the example's " + wrong.Message
+		} else {
+			wrong.Message = "the example's " + kind + "s: " + wrong.Message
+		}
+	}
+	return tensors, err
+}
+
 // madeUp fills a row with defaults and ones: zero would divide by zero in an integer model, and kill the process that tries it.
 func madeUp(sig *rowcast.Signature, rows int) []onnx.Tensor {
 	tensors := make([]onnx.Tensor, len(sig.Inputs))
@@ -62,18 +86,9 @@ func madeUp(sig *rowcast.Signature, rows int) []onnx.Tensor {
 		n := int(min(onnx.Len(shape), 1<<24))
 		t := onnx.Tensor{Name: p.Name, DType: p.DType, Shape: shape, Data: onnx.MakeData(p.DType, n)}
 		for e := range n {
-			value := any(json.Number("1"))
-			switch p.DType {
-			case rowcast.String:
-				value = ""
-			case rowcast.Bool:
-				value = true
-			}
-			if f := featureAt(sig, i, e); f != nil && len(f.Default) > 0 {
-				value = decodeScalar(f.Default)
-			}
-			if !setElement(p.DType, t.Data, e, value) {
-				setElement(p.DType, t.Data, e, json.Number("1"))
+			f := featureAt(sig, i, e)
+			if f == nil || len(f.Default) == 0 || !tensorjson.SetElement(&t, e, f.Default) {
+				onnx.SetInt(t.Data, p.DType, e, 1) // text stays empty
 			}
 		}
 		tensors[i] = t
@@ -112,14 +127,6 @@ func columnOf(sig *rowcast.Signature, f int) int {
 	return byPosition
 }
 
-func decodeScalar(raw json.RawMessage) any {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	var v any
-	_ = d.Decode(&v) // checkDefault has read it
-	return v
-}
-
 func rowByName(sig *rowcast.Signature, fields map[string]json.RawMessage) ([]onnx.Tensor, error) {
 	row := make([]json.RawMessage, len(sig.Features))
 	for i, f := range sig.Features {
@@ -144,14 +151,13 @@ func rowInOrder(sig *rowcast.Signature, row []json.RawMessage) ([]onnx.Tensor, e
 	tensors := madeUp(sig, rows)
 	for i, raw := range row {
 		f := &sig.Features[i]
-		var value any
+		value := raw
 		switch {
 		case len(raw) > 0 && string(raw) != "null":
-			value = decodeScalar(raw)
 		case len(f.Default) > 0:
 			continue // madeUp has put it there
 		case f.Missing:
-			value = "NaN"
+			value = json.RawMessage(`"NaN"`)
 		default:
 			return nil, rowcast.Errorf(rowcast.CodeInvalidArgument, "the example has no value for the feature %q", clip(f.Name))
 		}
@@ -160,11 +166,16 @@ func rowInOrder(sig *rowcast.Signature, row []json.RawMessage) ([]onnx.Tensor, e
 			input, width, column = columnOf(sig, i), 1, 0
 		}
 		t := &tensors[input]
-		if b, isBool := value.(bool); isBool && t.DType != rowcast.Bool {
-			value = json.Number(map[bool]string{false: "0", true: "1"}[b])
+		if t.DType != rowcast.Bool {
+			switch string(value) {
+			case "true":
+				value = json.RawMessage("1")
+			case "false":
+				value = json.RawMessage("0")
+			}
 		}
 		for r := range rows {
-			if !setElement(t.DType, t.Data, r*width+column, value) {
+			if !tensorjson.SetElement(t, r*width+column, value) {
 				return nil, rowcast.Errorf(rowcast.CodeInvalidArgument, "the example's feature %q can't be %s", clip(f.Name), clip(string(raw)))
 			}
 		}
@@ -182,14 +193,17 @@ func repeated(sig *rowcast.Signature, inputs []onnx.Tensor) []onnx.Tensor {
 		width := int(onnx.Len(t.Shape[1:]))
 		shape := append([]int64{3}, t.Shape[1:]...)
 		copyOf := onnx.Tensor{Name: t.Name, DType: t.DType, Shape: shape, Data: onnx.MakeData(t.DType, 3*width)}
-		for r := range 3 {
+		// Other rows of another size show whether a row's answer depends on them.
+		for r, factor := range []float64{1, 3, -7} {
 			for e := range width {
-				value := decodeScalar(appendElement(nil, &t, e))
-				if f, ok := float(value, 32); ok && r > 0 && isFloat(t.DType) {
-					// Other rows of another size show whether a row's answer depends on them.
-					value = decodeScalar(appendFloat(nil, f*[]float64{1, 3, -7}[r], 32))
+				if isFloat(t.DType) {
+					v, _ := onnx.FloatAt(t.Data, t.DType, e)
+					if onnx.SetFloat(copyOf.Data, t.DType, r*width+e, v*factor) == onnx.OutOfRange {
+						onnx.SetFloat(copyOf.Data, t.DType, r*width+e, 0)
+					}
+				} else {
+					tensorjson.SetElement(&copyOf, r*width+e, tensorjson.AppendElement(nil, &t, e))
 				}
-				setElement(t.DType, copyOf.Data, r*width+e, value)
 			}
 		}
 		out[i] = copyOf

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
+	"github.com/rowcast/rowcast/internal/tensorjson"
 	"golang.org/x/sys/unix"
 )
 
@@ -185,8 +186,8 @@ func (v *validation) try(session *onnx.Session) (example json.RawMessage, ran ti
 	if err := v.tryTogether(session, t, outputs, rows); err != nil {
 		return nil, ran, err
 	}
-	text := append([]byte(`{"inputs":`), appendTensors(nil, t.inputs)...)
-	text = append(append(text, `,"outputs":`...), appendTensors(nil, outputs)...)
+	text := append([]byte(`{"inputs":`), tensorjson.Append(nil, t.inputs)...)
+	text = append(append(text, `,"outputs":`...), tensorjson.Append(nil, outputs)...)
 	return append(text, '}'), ran, nil
 }
 
@@ -287,7 +288,11 @@ func (v *validation) checkLabel(outputs []onnx.Tensor) error {
 	if sig.LabelOutput < 0 || len(sig.Labels) == 0 || sig.Task == rowcast.TaskClustering {
 		return nil
 	}
-	got := appendElement(nil, &outputs[sig.LabelOutput], 0)
+	output := &outputs[sig.LabelOutput]
+	got := tensorjson.AppendElement(nil, output, 0)
+	if texts, ok := output.Data.([]string); ok {
+		got, _ = json.Marshal(texts[0]) // as labels are written; a string always marshals
+	}
 	if sig.TextLabels() && got[0] != '"' {
 		if n, err := strconv.Atoi(string(got)); err == nil && n >= 0 && n < len(sig.Labels) {
 			return nil // text that names the classes 0, 1, …

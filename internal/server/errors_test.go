@@ -130,7 +130,7 @@ func TestTheDeadlineIsNamed(t *testing.T) {
 	e := refused(t, conn, "57014", `SELECT ml.infer('endless', '{"x": [[1, 2]]}')`)
 	require.Contains(t, e.Message, "300ms")
 	require.Less(t, time.Since(began), 5*time.Second)
-	exec(t, conn, "SET rowcast.timeout = '700ms'")
+	exec(t, conn, "SET rowcast.timeout = '700 ms'")
 	e = refused(t, conn, "57014", `SELECT ml.infer('endless', '{"x": [[1, 2]]}')`)
 	require.Contains(t, e.Message, "700ms")
 	exec(t, conn, "RESET rowcast.timeout")

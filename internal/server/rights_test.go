@@ -79,6 +79,24 @@ func TestGrantsSurviveTheDropOfARole(t *testing.T) {
 	require.Equal(t, "setosa", one[string](t, pgtest.Connect(t, keptURL), "SELECT predict_label('iris@2', "+irisRow+")"), "new versions, too")
 }
 
+func TestRolesOfAnyName(t *testing.T) {
+	s := start(t)
+	admin := s.Conn(t)
+	s.register(t, demo("iris_v2"), "iris")
+	const role = `"Odd ""Role"", é"`
+	exec(t, admin, "CREATE ROLE "+role+"; GRANT ml_admin TO "+role)
+	t.Cleanup(func() { exec(t, admin, "DROP ROLE "+role) })
+	exec(t, admin, "SET ROLE "+role)
+	exec(t, admin, "SELECT ml.register_model('odd', $1, $2)", artifact(t, "iris_v2"), optionsJSON(t, "iris_v2"))
+	exec(t, admin, "RESET ROLE; REVOKE ml_admin FROM "+role)
+	exec(t, admin, "SELECT ml.grant_model('iris', $1)", `Odd "Role", é`)
+	exec(t, admin, "SET ROLE "+role)
+	require.Equal(t, "setosa", one[string](t, admin, "SELECT predict_label('iris', "+irisRow+")"))
+	require.Equal(t, `Odd "Role", é`, one[string](t, admin, "SELECT owner FROM ml.models WHERE model = 'odd'"))
+	exec(t, admin, "SELECT ml.drop_model('odd')")
+	exec(t, admin, "RESET ROLE")
+}
+
 func TestMlAdminAndOwnersMayChange(t *testing.T) {
 	s := start(t)
 	admin := s.Conn(t)

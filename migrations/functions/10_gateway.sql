@@ -182,7 +182,7 @@ DECLARE
     body   text;
     answer text;
 BEGIN
-    SELECT g.key, verb || r.call || coalesce(nullif(current_setting('rowcast.timeout', true), ''), '-') || ' ' || payload INTO key, body
+    SELECT g.key, verb || r.call || coalesce(nullif(replace(current_setting('rowcast.timeout', true), ' ', ''), ''), '-') || ' ' || payload INTO key, body
     FROM ml_private.route r, ml_private.gateway g
     WHERE r.ref = model
       AND EXISTS (SELECT FROM unnest(r.readers) AS reader(id) WHERE reader.id = 0 OR pg_has_role(who, reader.id::oid, 'USAGE'));

@@ -47,7 +47,7 @@ BEGIN
         SELECT array_agg(x.role ORDER BY x.role::oid) AS roles
         FROM (SELECT m.owner AS role FROM ml_private.model m WHERE m.id = changed
               UNION SELECT g.grantee FROM ml_private.model_grant g WHERE g.model_id = changed
-              UNION SELECT current_user::regrole
+              UNION SELECT quote_ident(current_user)::regrole
               UNION SELECT r.oid::regrole FROM pg_roles r WHERE r.rolname = 'ml_admin') x
     ), wanted AS (
         SELECT m.name || '@' || v.version AS ref, v.version, v.spec, m.name FROM ml_private.version v JOIN ml_private.model m ON m.id = v.model_id
@@ -77,7 +77,7 @@ DECLARE
     added bigint;
 BEGIN
     INSERT INTO ml_private.alias_history (model_id, alias, version, action, before, changed_by)
-    VALUES (target.id, move_alias.alias, move_alias.version, move_alias.action, move_alias.before, who::regrole)
+    VALUES (target.id, move_alias.alias, move_alias.version, move_alias.action, move_alias.before, quote_ident(who)::regrole)
     RETURNING id INTO added;
     INSERT INTO ml_private.alias AS a (model_id, alias, version, entry)
     VALUES (target.id, move_alias.alias, move_alias.version, added)
@@ -100,7 +100,7 @@ BEGIN
     VALUES (target.id, number, artifact_sha256, report ->> 'key', report -> 'signature', report -> 'example', options ->> 'description',
             coalesce(report -> 'metadata', '{}') || jsonb_strip_nulls(jsonb_build_object('trained_with', options -> 'trained_with'))
                 || coalesce(options -> 'parameters', '{}'),
-            coalesce(options -> 'tags', '{}'), who::regrole);
+            coalesce(options -> 'tags', '{}'), quote_ident(who)::regrole);
     IF number = 1 THEN
         PERFORM ml_private.move_alias(target, 'champion', 1, 'set', NULL, who);
     END IF;
@@ -124,7 +124,7 @@ BEGIN
         RAISE EXCEPTION 'options must be a JSON object, not %', coalesce(jsonb_typeof(options), 'NULL')
             USING ERRCODE = '22023', HINT = 'The keys are those of model.yaml, for instance ''{"task": "regression"}''.';
     END IF;
-    INSERT INTO ml_private.model (name, owner) VALUES (open_registration.name, who::regrole) ON CONFLICT DO NOTHING;
+    INSERT INTO ml_private.model (name, owner) VALUES (open_registration.name, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
     RETURN ml_private.lock_model(name, who);
 END $$;
 COMMENT ON FUNCTION ml_private.open_registration(text, jsonb, name) IS 'Finds or creates a model for a caller who may register it, and locks it.';
@@ -161,7 +161,7 @@ BEGIN
     IF report ->> 'sha256' <> upload THEN -- the connection was lost and opened again between two chunks
         RAISE EXCEPTION 'the sidecar was restarted while it received model "%"', name USING ERRCODE = '58000', HINT = 'Register it again.';
     END IF;
-    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, octet_length(artifact), who::regrole) ON CONFLICT DO NOTHING;
+    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, octet_length(artifact), quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
     INSERT INTO ml_private.artifact_chunk (sha256, number, data)
     SELECT hash, i, substring(artifact FROM i * chunk + 1 FOR chunk) FROM generate_series(0, (octet_length(artifact) - 1) / chunk) i
     ON CONFLICT DO NOTHING;
@@ -210,7 +210,7 @@ BEGIN
         RAISE EXCEPTION 'an upload needs a SHA-256 in hexadecimal and a size in bytes, not "%" and %', sha256, size USING ERRCODE = '22023';
     END IF;
     hash := decode(sha256, 'hex');
-    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, begin_upload.size, who::regrole) ON CONFLICT DO NOTHING;
+    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, begin_upload.size, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
     RETURN coalesce((SELECT min(i) FROM generate_series(0, chunks - 1) i
                      WHERE NOT EXISTS (SELECT FROM ml_private.artifact_chunk c WHERE c.sha256 = hash AND c.number = i)), -1);
 END $$;
@@ -286,7 +286,7 @@ BEGIN
         PERFORM ml_private.refuse(format('%s@%s', model, alias));
     END IF;
     INSERT INTO ml_private.alias_history (model_id, alias, action, before, changed_by)
-    VALUES (target.id, drop_alias.alias, 'drop', last, who::regrole);
+    VALUES (target.id, drop_alias.alias, 'drop', last, quote_ident(who)::regrole);
     PERFORM ml_private.route_model(target.id);
 END $$;
 COMMENT ON FUNCTION ml.drop_alias(text, text) IS $$Takes an alias away from a model. Its history stays.
@@ -395,7 +395,7 @@ DECLARE
     who    name := ml_private.caller();
     target ml_private.model := ml_private.lock_model(model, who);
 BEGIN
-    INSERT INTO ml_private.model_grant (model_id, grantee, granted_by) VALUES (target.id, ml_private.grantee(role), who::regrole) ON CONFLICT DO NOTHING;
+    INSERT INTO ml_private.model_grant (model_id, grantee, granted_by) VALUES (target.id, ml_private.grantee(role), quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
     PERFORM ml_private.route_model(target.id);
 END $$;
 COMMENT ON FUNCTION ml.grant_model(text, text) IS $$Lets a role and its members, or PUBLIC, use a model: predict with every version and see it in the views of schema ml.

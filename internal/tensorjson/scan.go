@@ -1,7 +1,8 @@
-package predict
+package tensorjson
 
 import (
 	"bytes"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
@@ -10,24 +11,36 @@ import (
 // jsonDepth is how deep values may nest. PostgreSQL's own limit is its stack; ours is a number.
 const jsonDepth = 1000
 
-// A scanner reads JSON text once, front to back, without building anything. Strings come back as slices of the text, decoded into buf only
+// A Scanner reads JSON text once, front to back, without building anything. Strings come back as slices of the text, decoded into buf only
 // where they hold escapes.
-type scanner struct {
+type Scanner struct {
 	text []byte
 	pos  int
 	buf  []byte // decoded strings, appended to: earlier slices stay valid
 }
 
+// Reset starts over with another text. Strings that came from the one before are lost.
+func (s *Scanner) Reset(text []byte) {
+	s.text, s.pos, s.buf = text, 0, s.buf[:0]
+}
+
+// Shrink gives back the memory of decoded strings where it is more than that many bytes.
+func (s *Scanner) Shrink(most int) {
+	if cap(s.buf) > most {
+		s.buf = nil
+	}
+}
+
 // fault says where the text stops being JSON. Positions are counted in bytes from one.
-func (s *scanner) fault(what string) *rowcast.Error {
+func (s *Scanner) fault(what string) *rowcast.Error {
 	e := rowcast.Errorf(rowcast.CodeInvalidText, "invalid JSON: %s", what)
 	if s.pos >= len(s.text) {
 		return e.WithDetail("the text ends after %d bytes", len(s.text))
 	}
-	return e.WithDetail("at byte %d: %q", s.pos+1, excerpt(s.text[s.pos:]))
+	return e.WithDetail("at byte %d: %q", s.pos+1, Excerpt(s.text[s.pos:]))
 }
 
-func (s *scanner) space() {
+func (s *Scanner) space() {
 	for s.pos < len(s.text) {
 		switch s.text[s.pos] {
 		case ' ', '\t', '\n', '\r':
@@ -38,8 +51,8 @@ func (s *scanner) space() {
 	}
 }
 
-// peek skips white space and returns the next byte, 0 at the end.
-func (s *scanner) peek() byte {
+// Peek skips white space and returns the next byte, 0 at the end.
+func (s *Scanner) Peek() byte {
 	s.space()
 	if s.pos < len(s.text) {
 		return s.text[s.pos]
@@ -47,8 +60,8 @@ func (s *scanner) peek() byte {
 	return 0
 }
 
-// end reports an error unless only white space is left.
-func (s *scanner) end() error {
+// End reports an error unless only white space is left.
+func (s *Scanner) End() error {
 	s.space()
 	if s.pos < len(s.text) {
 		return s.fault("unexpected text after the value")
@@ -56,9 +69,9 @@ func (s *scanner) end() error {
 	return nil
 }
 
-// str reads a string; the next byte must be the quote.
-func (s *scanner) str() ([]byte, error) {
-	if s.peek() != '"' {
+// Str reads a string; the next byte must be the quote.
+func (s *Scanner) Str() ([]byte, error) {
+	if s.Peek() != '"' {
 		return nil, s.fault("expected a string")
 	}
 	s.pos++
@@ -80,7 +93,7 @@ func (s *scanner) str() ([]byte, error) {
 }
 
 // escaped goes on with a string that began at start and has its first backslash at i.
-func (s *scanner) escaped(start, i int) ([]byte, error) {
+func (s *Scanner) escaped(start, i int) ([]byte, error) {
 	from := len(s.buf)
 	s.buf = append(s.buf, s.text[start:i]...)
 	for i < len(s.text) {
@@ -157,19 +170,12 @@ func hex4(text []byte) (rune, bool) {
 	if len(text) < 4 {
 		return 0, false
 	}
-	var r rune
-	for _, c := range text[:4] {
-		d := hexValues[c]
-		if d > 15 {
-			return 0, false
-		}
-		r = r<<4 | rune(d)
-	}
-	return r, true
+	r, err := strconv.ParseUint(string(text[:4]), 16, 16)
+	return rune(r), err == nil
 }
 
 // number reads a number and returns its text.
-func (s *scanner) number() ([]byte, error) {
+func (s *Scanner) number() ([]byte, error) {
 	s.space()
 	start := s.pos
 	n := numberLength(s.text[start:])
@@ -215,31 +221,31 @@ func numberLength(text []byte) int {
 	return i
 }
 
-// value reads any value. Of objects and arrays only the kind comes back.
-func (s *scanner) value() (cell, error) {
-	switch c := s.peek(); c {
+// Value reads any value. Of objects and arrays only the kind comes back.
+func (s *Scanner) Value() (Value, error) {
+	switch c := s.Peek(); c {
 	case '"':
-		text, err := s.str()
-		return cell{kind: cellString, text: text}, err
+		text, err := s.Str()
+		return Value{Kind: String, Text: text}, err
 	case '{', '[':
-		kind := cellObject
+		kind := Object
 		if c == '[' {
-			kind = cellArray
+			kind = Array
 		}
-		return cell{kind: kind}, s.skip(0)
+		return Value{Kind: kind}, s.skip(0)
 	case 'n':
-		return cell{kind: cellNull}, s.word("null")
+		return Value{Kind: Null}, s.word("null")
 	case 't':
-		return cell{kind: cellTrue}, s.word("true")
+		return Value{Kind: True}, s.word("true")
 	case 'f':
-		return cell{kind: cellFalse}, s.word("false")
+		return Value{Kind: False}, s.word("false")
 	default:
 		text, err := s.number()
-		return cell{kind: cellNumber, text: text}, err
+		return Value{Kind: Number, Text: text}, err
 	}
 }
 
-func (s *scanner) word(w string) error {
+func (s *Scanner) word(w string) error {
 	if !bytes.HasPrefix(s.text[s.pos:], []byte(w)) {
 		return s.fault("expected a value")
 	}
@@ -248,66 +254,88 @@ func (s *scanner) word(w string) error {
 }
 
 // skip passes over an object or an array.
-func (s *scanner) skip(depth int) error {
+func (s *Scanner) skip(depth int) error {
 	if depth > jsonDepth {
 		return rowcast.Errorf(rowcast.CodeTooLarge, "JSON nests deeper than %d levels", jsonDepth)
 	}
 	keep := len(s.buf)
 	defer func() { s.buf = s.buf[:keep] }()
 	element := func() error {
-		if c := s.peek(); c == '{' || c == '[' {
+		if c := s.Peek(); c == '{' || c == '[' {
 			return s.skip(depth + 1)
 		}
-		_, err := s.value()
+		_, err := s.Value()
 		return err
 	}
-	if s.peek() == '[' {
+	if s.Peek() == '[' {
 		return s.array(element)
 	}
 	return s.object(func([]byte) error { return element() })
 }
 
-// object reads an object, calling member with each key when the value is next.
-func (s *scanner) object(member func(key []byte) error) error {
-	if s.peek() != '{' {
-		return s.fault("expected an object")
+// EnterObject passes over the opening brace, which must be next, and reports whether a member follows; else it has passed over the closing one too.
+func (s *Scanner) EnterObject() bool {
+	s.pos++
+	if s.Peek() == '}' {
+		s.pos++
+		return false
+	}
+	return true
+}
+
+// Key reads the key of a member and the colon.
+func (s *Scanner) Key() ([]byte, error) {
+	key, err := s.Str()
+	if err != nil {
+		return nil, err
+	}
+	if s.Peek() != ':' {
+		return nil, s.fault("expected a colon after a key")
 	}
 	s.pos++
-	if s.peek() == '}' {
+	return key, nil
+}
+
+// NextMember reads what follows a member, the comma or the closing brace, and reports whether another follows.
+func (s *Scanner) NextMember() (bool, error) {
+	switch s.Peek() {
+	case ',':
 		s.pos++
-		return nil
+		return true, nil
+	case '}':
+		s.pos++
+		return false, nil
 	}
-	for {
-		key, err := s.str()
+	return false, s.fault("expected a comma or the end of the object")
+}
+
+// object reads an object, calling member with each key when the value is next.
+func (s *Scanner) object(member func(key []byte) error) error {
+	if s.Peek() != '{' {
+		return s.fault("expected an object")
+	}
+	for more := s.EnterObject(); more; {
+		key, err := s.Key()
+		if err == nil {
+			err = member(key)
+		}
+		if err == nil {
+			more, err = s.NextMember()
+		}
 		if err != nil {
 			return err
 		}
-		if s.peek() != ':' {
-			return s.fault("expected a colon after a key")
-		}
-		s.pos++
-		if err := member(key); err != nil {
-			return err
-		}
-		switch s.peek() {
-		case ',':
-			s.pos++
-		case '}':
-			s.pos++
-			return nil
-		default:
-			return s.fault("expected a comma or the end of the object")
-		}
 	}
+	return nil
 }
 
 // array reads an array, calling element when each value is next.
-func (s *scanner) array(element func() error) error {
-	if s.peek() != '[' {
+func (s *Scanner) array(element func() error) error {
+	if s.Peek() != '[' {
 		return s.fault("expected an array")
 	}
 	s.pos++
-	if s.peek() == ']' {
+	if s.Peek() == ']' {
 		s.pos++
 		return nil
 	}
@@ -315,7 +343,7 @@ func (s *scanner) array(element func() error) error {
 		if err := element(); err != nil {
 			return err
 		}
-		switch s.peek() {
+		switch s.Peek() {
 		case ',':
 			s.pos++
 		case ']':
@@ -325,17 +353,4 @@ func (s *scanner) array(element func() error) error {
 			return s.fault("expected a comma or the end of the array")
 		}
 	}
-}
-
-// excerpt cuts text for a message, at the border of a character.
-func excerpt(text []byte) string {
-	const most = 40
-	if len(text) <= most {
-		return string(text)
-	}
-	n := most
-	for n > most-utf8.UTFMax && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return string(text[:n]) + "..."
 }

@@ -1,103 +1,89 @@
-package predict
+package tensorjson
 
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// readTensors reads {"name": value, ...} where a value is nested arrays, a bare value for rank 0, or {"shape": [...], "data": [...]}. kind is
-// "input" or "output", for messages. Every port must be there once and nothing else, and come back in the order of ports.
-func readTensors(text []byte, ports []rowcast.Port, kind string) ([]onnx.Tensor, error) {
-	s := &scanner{text: text}
-	if s.peek() != '{' {
-		v, err := s.value()
+// A Reader reads a model's inputs or outputs from an object that names them.
+type Reader struct {
+	Ports    []rowcast.Port
+	Kind     string                                   // what messages call a port: input or output
+	AnyShape bool                                     // take other shapes than Ports declares
+	Nearest  func(name string, names []string) string // for a hint: which of names was meant, empty where none is like it
+}
+
+// Read reads {"name": tensor, ...}. Every port must be there once and nothing else; they come back in the order of Ports.
+func (r *Reader) Read(text []byte) ([]onnx.Tensor, error) {
+	s := &Scanner{text: text}
+	if s.Peek() != '{' {
+		v, err := s.Value()
 		if err != nil {
 			return nil, err
 		}
-		return nil, rowcast.Errorf(rowcast.CodeInvalidText, "ml.infer takes a JSON object with one array per %s, got %s", kind, v.describe()).
-			WithHint("The %ss are %s.", kind, portList(ports))
+		return nil, rowcast.Errorf(rowcast.CodeInvalidText, "ml.infer takes a JSON object with one array per %s, got %s", r.Kind, v.Describe()).
+			WithHint("The %ss are %s.", r.Kind, portList(r.Ports))
 	}
-	tensors := make([]onnx.Tensor, len(ports))
+	tensors := make([]onnx.Tensor, len(r.Ports))
 	err := s.object(func(key []byte) error {
-		i := slices.IndexFunc(ports, func(p rowcast.Port) bool { return p.Name == string(key) })
+		i := slices.IndexFunc(r.Ports, func(p rowcast.Port) bool { return p.Name == string(key) })
 		if i < 0 {
-			return unknownPort(string(key), ports, kind)
+			return r.unknown(string(key))
 		}
 		if tensors[i].Data != nil {
-			return rowcast.Errorf(rowcast.CodeInvalidText, "%s %q is given twice", kind, key)
+			return rowcast.Errorf(rowcast.CodeInvalidText, "%s %q is given twice", r.Kind, key)
 		}
-		r := tensorReader{scanner: s, port: &ports[i], kind: kind}
-		err := r.read()
-		tensors[i] = onnx.Tensor{Name: ports[i].Name, DType: ports[i].DType, Shape: r.shape, Data: r.data}
+		t := tensorReader{Scanner: s, of: r, port: &r.Ports[i]}
+		err := t.read()
+		tensors[i] = onnx.Tensor{Name: t.port.Name, DType: t.port.DType, Shape: t.shape, Data: t.data}
 		return err
 	})
 	if err == nil {
-		err = s.end()
+		err = s.End()
 	}
 	if err != nil {
 		return nil, err
 	}
-	for i, p := range ports {
+	for i, p := range r.Ports {
 		if tensors[i].Data == nil {
-			return nil, rowcast.Errorf(rowcast.CodeMissingFeature, "%s %q is missing", kind, p.Name).
-				WithDetail("The %ss are %s.", kind, portList(ports))
+			return nil, rowcast.Errorf(rowcast.CodeMissingFeature, "%s %q is missing", r.Kind, p.Name).
+				WithDetail("The %ss are %s.", r.Kind, portList(r.Ports))
 		}
 	}
 	return tensors, nil
 }
 
-func unknownPort(key string, ports []rowcast.Port, kind string) error {
-	names := make([]string, len(ports))
-	for i, p := range ports {
+func (r *Reader) unknown(name string) error {
+	names := make([]string, len(r.Ports))
+	for i, p := range r.Ports {
 		names[i] = p.Name
 	}
-	e := rowcast.Errorf(rowcast.CodeUnknownFeature, "no %s is named %q", kind, excerpt([]byte(key))).
-		WithDetail("The %ss are %s.", kind, portList(ports))
-	if near := nearest(key, names); near != "" {
+	e := rowcast.Errorf(rowcast.CodeUnknownFeature, "no %s is named %q", r.Kind, Excerpt([]byte(name))).
+		WithDetail("The %ss are %s.", r.Kind, portList(r.Ports))
+	if near := r.Nearest(name, names); near != "" {
 		return e.WithHint("Perhaps you mean %q.", near)
 	}
 	return e
 }
 
-func portList(ports []rowcast.Port) string {
-	names := make([]string, len(ports))
-	for i, p := range ports {
-		names[i] = fmt.Sprintf("%q %s%s", p.Name, p.DType, shapeText(p.Shape))
-	}
-	return listed(names)
-}
-
-// shapeText writes [N,4]: N is a dimension that the graph leaves open.
-func shapeText(shape []int64) string {
-	parts := make([]string, len(shape))
-	for i, d := range shape {
-		parts[i] = fmt.Sprint(d)
-		if d < 0 {
-			parts[i] = "N"
-		}
-	}
-	return "[" + strings.Join(parts, ",") + "]"
-}
-
 // tensorReader reads one tensor in two passes over its text: the first finds the shape, so that the second fills memory of the right size.
 type tensorReader struct {
-	*scanner
+	*Scanner
+	of    *Reader
 	port  *rowcast.Port
-	kind  string
 	shape []int64
 	data  any
 }
 
 func (r *tensorReader) errorf(code rowcast.Code, format string, args ...any) *rowcast.Error {
-	return rowcast.Errorf(code, "%s %q %s", r.kind, r.port.Name, fmt.Sprintf(format, args...))
+	return rowcast.Errorf(code, "%s %q %s", r.of.Kind, r.port.Name, fmt.Sprintf(format, args...))
 }
 
 func (r *tensorReader) read() error {
-	if r.peek() == '{' {
+	if r.Peek() == '{' {
 		return r.readShaped()
 	}
 	start := r.pos
@@ -131,14 +117,14 @@ func (r *tensorReader) readShaped() error {
 			r.shape = []int64{}
 			return r.array(func() error { return r.dimension() })
 		case "data":
-			r.peek()
+			r.Peek()
 			at = r.pos
-			inner := tensorReader{scanner: r.scanner, port: r.port, kind: r.kind}
+			inner := tensorReader{Scanner: r.Scanner, of: r.of, port: r.port}
 			err := inner.measure(0)
 			flat = inner.shape
 			return err
 		}
-		return r.errorf(rowcast.CodeInvalidText, "has the key %q; an object for a tensor has shape and data", excerpt(key))
+		return r.errorf(rowcast.CodeInvalidText, "has the key %q; an object for a tensor has shape and data", Excerpt(key))
 	})
 	switch {
 	case err != nil:
@@ -164,13 +150,13 @@ func (r *tensorReader) readShaped() error {
 }
 
 func (r *tensorReader) dimension() error {
-	v, err := r.value()
+	v, err := r.Value()
 	if err != nil {
 		return err
 	}
-	n, fraction, exceeds, known := v.integer()
-	if v.kind != cellNumber || !known || fraction || exceeds || n < 0 || len(r.shape) >= jsonDepth {
-		return r.errorf(rowcast.CodeDimensions, "has %s in its shape", v.describe())
+	n, fraction, exceeds, known := v.Integer()
+	if v.Kind != Number || !known || fraction || exceeds || n < 0 || len(r.shape) >= jsonDepth {
+		return r.errorf(rowcast.CodeDimensions, "has %s in its shape", v.Describe())
 	}
 	r.shape = append(r.shape, n)
 	return nil
@@ -181,9 +167,9 @@ func (r *tensorReader) measure(depth int) error {
 	if depth > jsonDepth {
 		return rowcast.Errorf(rowcast.CodeTooLarge, "JSON nests deeper than %d levels", jsonDepth)
 	}
-	if r.peek() != '[' {
+	if r.Peek() != '[' {
 		keep := len(r.buf)
-		_, err := r.value()
+		_, err := r.Value()
 		r.buf = r.buf[:keep]
 		return err
 	}
@@ -193,7 +179,7 @@ func (r *tensorReader) measure(depth int) error {
 	}
 	n := int64(0)
 	err := r.array(func() error {
-		switch nested := r.peek() == '['; {
+		switch nested := r.Peek() == '['; {
 		case nested && depth+1 == len(r.shape) && (known || n > 0), !nested && depth+1 < len(r.shape):
 			return r.errorf(rowcast.CodeDimensions, "mixes arrays and values at one level")
 		}
@@ -213,7 +199,7 @@ func (r *tensorReader) measure(depth int) error {
 // checkShape compares the shape with what the graph declares.
 func (r *tensorReader) checkShape() error {
 	declared := r.port.Shape
-	if declared == nil {
+	if declared == nil || r.of.AnyShape {
 		return nil
 	}
 	fits := len(declared) == len(r.shape)
@@ -238,11 +224,11 @@ func (r *tensorReader) fill() error {
 		return r.errorf(rowcast.CodeInvalidArgument, "has elements of %q, which Rowcast can't carry", r.port.DType)
 	}
 	for i := range n {
-		for c := r.peek(); c == '[' || c == ']' || c == ','; c = r.peek() {
+		for c := r.Peek(); c == '[' || c == ']' || c == ','; c = r.Peek() {
 			r.pos++
 		}
 		keep := len(r.buf)
-		v, err := r.value()
+		v, err := r.Value()
 		if err == nil {
 			err = r.set(i, v)
 		}
@@ -255,60 +241,17 @@ func (r *tensorReader) fill() error {
 }
 
 // set stores one value. Here NaN and the infinities are values like others, as strings.
-func (r *tensorReader) set(i int, v cell) error {
-	if v.kind == cellNull {
+func (r *tensorReader) set(i int, v Value) error {
+	if v.Kind == Null {
 		return r.errorf(rowcast.CodeNullFeature, "is NULL at %s", r.place(i))
 	}
-	switch r.port.DType {
-	case rowcast.String:
-		if v.kind != cellString {
-			return r.wrongType(i, v)
-		}
-		r.data.([]string)[i] = string(v.text)
-	case rowcast.Bool:
-		b, known := v.boolean()
-		if v.kind == cellString || !known {
-			return r.wrongType(i, v)
-		}
-		r.data.([]bool)[i] = b
-	case rowcast.Float16, rowcast.BFloat16, rowcast.Float32, rowcast.Float64:
-		x, exceeds, known := v.number()
-		if !known {
-			return r.wrongType(i, v)
-		}
-		if exceeds || setFloat(r.data, r.port.DType, i, x) != setDone {
-			return r.outOfRange(i, v)
-		}
-	case rowcast.Uint64:
-		magnitude, negative, fraction, exceeds := uint64(0), false, true, false
-		if v.kind == cellNumber {
-			magnitude, negative, fraction, exceeds = parseInteger(v.text)
-		}
-		switch {
-		case fraction:
-			return r.wrongType(i, v)
-		case exceeds, negative && magnitude > 0:
-			return r.outOfRange(i, v)
-		}
-		r.data.([]uint64)[i] = magnitude
-	default:
-		n, fraction, exceeds, known := v.integer()
-		switch {
-		case v.kind != cellNumber, !known, fraction:
-			return r.wrongType(i, v)
-		case exceeds, !setInt(r.data, r.port.DType, i, n):
-			return r.outOfRange(i, v)
-		}
+	switch store(r.data, r.port.DType, i, v) {
+	case wrongType:
+		return r.errorf(rowcast.CodeFeatureType, "takes %s, got %s at %s", r.port.DType, v.Describe(), r.place(i))
+	case outOfRange:
+		return r.errorf(rowcast.CodeFeatureRange, "takes %s, which cannot hold %s at %s", r.port.DType, v.Describe(), r.place(i))
 	}
 	return nil
-}
-
-func (r *tensorReader) wrongType(i int, v cell) error {
-	return r.errorf(rowcast.CodeFeatureType, "takes %s, got %s at %s", r.port.DType, v.describe(), r.place(i))
-}
-
-func (r *tensorReader) outOfRange(i int, v cell) error {
-	return r.errorf(rowcast.CodeFeatureRange, "takes %s, which cannot hold %s at %s", r.port.DType, v.describe(), r.place(i))
 }
 
 // place writes the indexes of element i, counted from zero as JSON counts.
@@ -319,4 +262,65 @@ func (r *tensorReader) place(i int) string {
 		at[d], rest = rest%r.shape[d], rest/r.shape[d]
 	}
 	return shapeText(at)
+}
+
+// SetElement stores text, one JSON value, as element i. It reports whether the tensor can hold it.
+func SetElement(t *onnx.Tensor, i int, text []byte) bool {
+	v, err := ParseValue(text)
+	return err == nil && store(t.Data, t.DType, i, v) == stored
+}
+
+// outcome says how storing a value went.
+type outcome byte
+
+const (
+	stored outcome = iota
+	wrongType
+	outOfRange
+)
+
+// store stores v as element i of a tensor's data.
+func store(data any, dtype rowcast.DType, i int, v Value) outcome {
+	switch dtype {
+	case rowcast.String:
+		if v.Kind != String {
+			return wrongType
+		}
+		data.([]string)[i] = string(v.Text)
+	case rowcast.Bool:
+		b, known := v.Bool()
+		if !known {
+			return wrongType
+		}
+		data.([]bool)[i] = b
+	case rowcast.Float16, rowcast.BFloat16, rowcast.Float32, rowcast.Float64:
+		x, exceeds, known := v.Float()
+		if !known {
+			return wrongType
+		}
+		if exceeds || onnx.SetFloat(data, dtype, i, x) != onnx.Fits {
+			return outOfRange
+		}
+	case rowcast.Uint64:
+		magnitude, negative, fraction, exceeds := uint64(0), false, true, false
+		if v.Kind == Number {
+			magnitude, negative, fraction, exceeds = parseInteger(v.Text)
+		}
+		switch {
+		case fraction:
+			return wrongType
+		case exceeds, negative && magnitude > 0:
+			return outOfRange
+		}
+		data.([]uint64)[i] = magnitude
+	default:
+		n, fraction, exceeds, known := v.Integer()
+		switch {
+		case v.Kind != Number, !known, fraction:
+			return wrongType
+		case exceeds, !onnx.SetInt(data, dtype, i, n):
+			return outOfRange
+		}
+	}
+	return stored
 }
