@@ -72,6 +72,9 @@ func (c cell) number() (v float64, exceeds, known bool) {
 		}
 		v, exceeds = tensorjson.ParseFloat(text)
 		return v, exceeds, true
+	case cellNumber: // as Float reads it; most cells are numbers
+		v, exceeds = tensorjson.ParseFloat(c.text)
+		return v, exceeds, true
 	}
 	return c.json().Float()
 }

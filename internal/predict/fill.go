@@ -46,15 +46,16 @@ func (r *filler) fillText(payload []byte) error {
 	s.Reset(payload)
 	switch s.Peek() {
 	case '{':
-		switch {
-		case !s.EnterObject():
-			// An object where that makes sense, else an empty array.
-			if r.plan.optional {
-				return r.fillJSON(payload)
-			}
-		case s.Peek() == '"':
+		s.Advance()
+		switch s.Peek() {
+		case '"':
 			// {"a": 1} is an object, {"1"} and {"1","2"} are arrays of quoted elements. What follows the string tells.
 			if _, err := s.Str(); err == nil && s.Peek() == ':' {
+				return r.fillJSON(payload)
+			}
+		case '}':
+			// An object where that makes sense, else an empty array.
+			if r.plan.optional {
 				return r.fillJSON(payload)
 			}
 		}
@@ -182,12 +183,17 @@ func (r *filler) fillJSON(payload []byte) error {
 	features := r.plan.features
 	seen := r.scratch.seen[:len(features)]
 	clear(seen)
+	s.Advance()
 	next := 0 // keys mostly come in the order of the features
-	for more := s.EnterObject(); more; {
-		key, err := s.Key()
+	for more := s.Peek() != '}'; more; {
+		key, err := s.Str()
 		if err != nil {
 			return r.wrap(err)
 		}
+		if s.Peek() != ':' {
+			return r.wrap(s.Fault("expected a colon after a key"))
+		}
+		s.Advance()
 		v, err := s.Value()
 		if err != nil {
 			return r.wrap(err)
@@ -208,10 +214,16 @@ func (r *filler) fillJSON(payload []byte) error {
 		case r.call.Format != rowcast.FormatRecord:
 			return r.unknownKey(string(key))
 		}
-		if more, err = s.NextMember(); err != nil {
-			return r.wrap(err)
+		switch s.Peek() {
+		case ',':
+			s.Advance()
+		case '}':
+			more = false
+		default:
+			return r.wrap(s.Fault("expected a comma or the end of the object"))
 		}
 	}
+	s.Advance()
 	if err := s.End(); err != nil {
 		return r.wrap(err)
 	}

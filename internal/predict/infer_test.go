@@ -54,7 +54,7 @@ func TestInferRefuses(t *testing.T) {
 	f.refuses(rowcast.CodeUnknownFeature, rowcast.VerbInfer, object, `{"hall":1}`, `no input is named "hall"`, `Perhaps you mean "half".`)
 	f.refuses(rowcast.CodeDimensions, rowcast.VerbInfer, object, `{"half":[1,2]}`, `version 3: input "half" takes the shape [N,2], got [2]`)
 	f.refuses(rowcast.CodeInvalidText, rowcast.VerbInfer, object, `[1]`, "version 3: ml.infer takes a JSON object with one array per input, got a JSON array")
-	f.refuses(rowcast.CodeModelFailed, rowcast.VerbInfer, object, strings.Replace(string(e.Inputs), `"byte": [1, 2]`, `"byte": [1, 2, 3]`, 1))
+	f.refuses(rowcast.CodeModelFailed, rowcast.VerbInfer, object, strings.Replace(string(e.Inputs), `"byte": [255, 0]`, `"byte": [1, 2, 3]`, 1))
 	f.refuses(rowcast.CodeResultType, p, object, `{}`, "ml.infer")
 	f.refuses(rowcast.CodeInvalidArgument, j, object, `{}`, "ml.infer")
 }

@@ -247,12 +247,16 @@ func TestExamples(t *testing.T) {
 	}
 	for example, reason := range map[string]string{
 		`[1, 2]`: "2 features, the model takes 3", `{"width": 1, "height": 2}`: `no value for the feature "depth"`,
-		`{"width": 1, "height": 2, "depth": 3, "x": 1}`: `the key "x"`, `{"inputs": {"z": 1}}`: `"x" is missing`,
+		`{"width": 1, "height": 2, "depth": 3, "x": 1}`: `the key "x"`, `{"inputs": {"z": 1}}`: `the example's inputs: no input is named "z"`,
+		`{"inputs": {}}`: `the example's input "x" is missing`, `{"inputs": {"x": [[1, 2, "a"]]}}`: `the example's input "x" takes float32, got the text "a" at [0,2]`,
+		`{"inputs": {"x": [[1, 2, 3]]}, "outputs": 6}`:            "the example's outputs must be an object of keys and values",
 		`{"inputs": {"x": [[1, 2, 3]]}, "outputs": {"y": [[7]]}}`: "not give what its example says", `[1, 2, "a"]`: `can't be "a"`,
-		`{"inputs": {"x": [[1, 2], [3]]}}`: "not rectangular", `{"inputs": {"x": [1, 2, 3]}}`: "fails on its example", `5`: "the example must be",
+		`{"inputs": {"x": [[1, 2], [3]]}}`: `the example's input "x" is ragged`, `{"inputs": {"x": [1, 2, 3]}}`: "fails on its example", `5`: "the example must be",
 	} {
 		_, err := validate("named", example)
 		require.ErrorContains(t, err, reason, example)
+		code := rowcast.CodeOf(err)
+		require.True(t, code == rowcast.CodeInvalidArgument || code == rowcast.CodeArtifactRefused, code)
 	}
 	needRealModels(t)
 	example, err := os.ReadFile(filepath.Join(realModels, "tensors", "example.json"))
@@ -314,6 +318,12 @@ func TestLabelsOfEitherKind(t *testing.T) {
 	require.True(t, sig.TextLabels())
 	_, err = labels(`{"labels": [1, 0]}`)
 	require.ErrorContains(t, err, "are not the model's")
+}
+
+func TestALabelIsFoundHoweverItIsWritten(t *testing.T) {
+	v := validation{sig: rowcast.Signature{Task: rowcast.TaskClassification, Labels: parsed(t, `["<a> & é", "b"]`)}}
+	require.NoError(t, v.checkLabel([]onnx.Tensor{{DType: rowcast.String, Shape: []int64{1}, Data: []string{"<a> & é"}}}))
+	require.ErrorContains(t, v.checkLabel([]onnx.Tensor{{DType: rowcast.String, Shape: []int64{1}, Data: []string{"a"}}}), `gives the label "a", which is none`)
 }
 
 func TestSpecKeyDependsOnTheBytesAndTheSignature(t *testing.T) {

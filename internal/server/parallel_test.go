@@ -29,7 +29,9 @@ func (s *sidecar) parallel(t *testing.T) *pgx.Conn {
 }
 
 // workersOnly keeps the leader of conn's queries from scanning, so that whatever happens, happens in a worker.
-func workersOnly(t *testing.T, conn *pgx.Conn) { exec(t, conn, "SET parallel_leader_participation = off") }
+func workersOnly(t *testing.T, conn *pgx.Conn) {
+	exec(t, conn, "SET parallel_leader_participation = off")
+}
 
 // launched runs a query under EXPLAIN ANALYZE and returns how many workers took part.
 func launched(t *testing.T, conn *pgx.Conn, query string) int {
@@ -53,6 +55,17 @@ func launched(t *testing.T, conn *pgx.Conn, query string) int {
 	return count
 }
 
+// workers is how many workers share a query that predicts. PostgreSQL before 15.9, 16.5 and 17.1 hides the role that the leader has taken on
+// from them (CVE-2024-10978), so there predict stays in the leader.
+func workers(t *testing.T, conn *pgx.Conn) int {
+	t.Helper()
+	v := one[int](t, conn, "SELECT current_setting('server_version_num')::integer")
+	if v < 150009 || v >= 160000 && v < 160005 || v == 170000 {
+		return 0
+	}
+	return 2
+}
+
 func TestParallelWorkersPredictTheSame(t *testing.T) {
 	s := start(t)
 	s.register(t, demo("diabetes"))
@@ -67,7 +80,7 @@ func TestParallelWorkersPredictTheSame(t *testing.T) {
 				require.Zero(t, launched(t, conn, query))
 				serial := one[string](t, conn, query)
 				exec(t, conn, "SET max_parallel_workers_per_gather = 2")
-				require.Equal(t, 2, launched(t, conn, query))
+				require.Equal(t, workers(t, conn), launched(t, conn, query))
 				require.Equal(t, serial, one[string](t, conn, query))
 			}
 		})
@@ -82,20 +95,20 @@ func TestParallelWorkersSeeTheTransactionsOwnPromotion(t *testing.T) {
 	conn := s.parallel(t)
 	workersOnly(t, conn)
 	const query = `SELECT count(*)::integer FROM patients WHERE predict_json('m', ARRAY[5 + 0 * age, 3.5, 1.4, 0.2]) ->> 'version' = '2'`
-	require.Equal(t, 2, launched(t, conn, query))
+	require.Equal(t, workers(t, conn), launched(t, conn, query))
 	require.Zero(t, one[int](t, conn, query))
 	all := one[int](t, conn, "SELECT count(*)::integer FROM patients")
 	tx, err := conn.Begin(context.Background())
 	require.NoError(t, err)
 	exec(t, conn, "SELECT ml.promote('m', 2)")
-	require.Equal(t, 2, launched(t, conn, query))
+	require.Equal(t, workers(t, conn), launched(t, conn, query))
 	require.Equal(t, all, one[int](t, conn, query))
 	require.NoError(t, tx.Rollback(context.Background()))
 	require.Zero(t, one[int](t, conn, query))
 }
 
-// The rights that count in a worker are those of the role that the leader has taken on. PostgreSQL before 15.9, 16.5 and 17.1 hides that role
-// from a worker (it says none), so that a superuser who has taken on a plain role would predict there with the superuser's rights.
+// The rights that count in a worker are those of the role that the leader has taken on: a superuser who has taken on a plain role must not
+// predict there with the superuser's rights.
 func TestParallelWorkersJudgeByTheRoleTakenOn(t *testing.T) {
 	s := start(t)
 	s.register(t, demo("diabetes"))
@@ -109,7 +122,7 @@ func TestParallelWorkersJudgeByTheRoleTakenOn(t *testing.T) {
 	denied, _ := s.Role(t, "")
 	exec(t, conn, "SELECT ml.grant_model('diabetes', $1)", granted)
 	const query = "SELECT round(sum(predict('diabetes', p))::numeric, 3)::text FROM patients p"
-	require.Equal(t, 2, launched(t, conn, query))
+	require.Equal(t, workers(t, conn), launched(t, conn, query))
 	want := one[string](t, conn, query)
 	super := one[string](t, conn, "SELECT session_user::text")
 	leader := one[string](t, conn, "SELECT pg_backend_pid()::text")
@@ -125,7 +138,9 @@ func TestParallelWorkersJudgeByTheRoleTakenOn(t *testing.T) {
 			for _, answer := range answers {
 				t.Logf("a worker's role, current_user, session_user, pid (leader %s) in %s: %s", leader, function, answer)
 				require.NotContains(t, answer, leader, "asked in a worker")
-				require.Contains(t, answer, role+" "+current+" "+super)
+				if workers(t, conn) > 0 {
+					require.Contains(t, answer, role+" "+current+" "+super)
+				}
 			}
 		}
 	}
@@ -157,10 +172,12 @@ func TestAnErrorInAParallelWorkerComesBackClear(t *testing.T) {
 	s.register(t, demo("diabetes"))
 	conn := s.parallel(t)
 	workersOnly(t, conn)
-	require.Equal(t, 2, launched(t, conn, "SELECT sum(predict('diabetes', p)) FROM patients p"))
+	require.Equal(t, workers(t, conn), launched(t, conn, "SELECT sum(predict('diabetes', p)) FROM patients p"))
 	e := refused(t, conn, "22023", "SELECT sum(predict('diabetes', ARRAY[age, sex])) FROM patients")
 	require.Contains(t, e.Message, "diabetes")
-	require.Contains(t, e.Where, "parallel worker")
+	if workers(t, conn) > 0 {
+		require.Contains(t, e.Where, "parallel worker")
+	}
 	e = refused(t, conn, "42704", "SELECT sum(predict('diabetis', p)) FROM patients p")
 	require.Contains(t, e.Hint, `"diabetes"`)
 	e = refused(t, conn, "42804", "SELECT max(predict_label('diabetes', p)) FROM patients p")
@@ -181,7 +198,7 @@ func TestForcedParallelQueriesPredict(t *testing.T) {
 	const value = "SELECT predict('diabetes', '{0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1}')"
 	want := one[float64](t, conn, value)
 	exec(t, conn, "SET "+setting+" = on")
-	require.Equal(t, 1, launched(t, conn, value))
+	require.Equal(t, workers(t, conn)/2, launched(t, conn, value))
 	exec(t, conn, "SET "+setting+" = regress")
 	require.InDelta(t, want, one[float64](t, conn, value), 0)
 	require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', "+irisRow+")"))

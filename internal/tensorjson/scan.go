@@ -31,8 +31,8 @@ func (s *Scanner) Shrink(most int) {
 	}
 }
 
-// fault says where the text stops being JSON. Positions are counted in bytes from one.
-func (s *Scanner) fault(what string) *rowcast.Error {
+// Fault says where the text stops being JSON. Positions are counted in bytes from one.
+func (s *Scanner) Fault(what string) *rowcast.Error {
 	e := rowcast.Errorf(rowcast.CodeInvalidText, "invalid JSON: %s", what)
 	if s.pos >= len(s.text) {
 		return e.WithDetail("the text ends after %d bytes", len(s.text))
@@ -60,11 +60,14 @@ func (s *Scanner) Peek() byte {
 	return 0
 }
 
+// Advance passes over the byte that Peek returned.
+func (s *Scanner) Advance() { s.pos++ }
+
 // End reports an error unless only white space is left.
 func (s *Scanner) End() error {
 	s.space()
 	if s.pos < len(s.text) {
-		return s.fault("unexpected text after the value")
+		return s.Fault("unexpected text after the value")
 	}
 	return nil
 }
@@ -72,7 +75,7 @@ func (s *Scanner) End() error {
 // Str reads a string; the next byte must be the quote.
 func (s *Scanner) Str() ([]byte, error) {
 	if s.Peek() != '"' {
-		return nil, s.fault("expected a string")
+		return nil, s.Fault("expected a string")
 	}
 	s.pos++
 	start := s.pos
@@ -85,11 +88,11 @@ func (s *Scanner) Str() ([]byte, error) {
 			return s.escaped(start, i)
 		case c < ' ':
 			s.pos = i
-			return nil, s.fault("control character in a string")
+			return nil, s.Fault("control character in a string")
 		}
 	}
 	s.pos = len(s.text)
-	return nil, s.fault("a string does not end")
+	return nil, s.Fault("a string does not end")
 }
 
 // escaped goes on with a string that began at start and has its first backslash at i.
@@ -104,7 +107,7 @@ func (s *Scanner) escaped(start, i int) ([]byte, error) {
 		}
 		if c < ' ' {
 			s.pos = i
-			return nil, s.fault("control character in a string")
+			return nil, s.Fault("control character in a string")
 		}
 		if c != '\\' {
 			s.buf = append(s.buf, c)
@@ -133,18 +136,18 @@ func (s *Scanner) escaped(start, i int) ([]byte, error) {
 			r, n := decodeUnicode(s.text[i:])
 			switch {
 			case n == 0:
-				return nil, s.fault(`\u is not followed by four hexadecimal digits, or is half of a surrogate pair`)
+				return nil, s.Fault(`\u is not followed by four hexadecimal digits, or is half of a surrogate pair`)
 			case r == 0:
-				return nil, s.fault(`\u0000 cannot be part of a text`)
+				return nil, s.Fault(`\u0000 cannot be part of a text`)
 			}
 			s.buf = utf8.AppendRune(s.buf, r)
 			i += n
 		default:
-			return nil, s.fault("unknown escape in a string")
+			return nil, s.Fault("unknown escape in a string")
 		}
 	}
 	s.pos = len(s.text)
-	return nil, s.fault("a string does not end")
+	return nil, s.Fault("a string does not end")
 }
 
 // decodeUnicode reads what follows \u: four digits, or a surrogate pair, and returns how many bytes that took, 0 where it is malformed.
@@ -180,7 +183,7 @@ func (s *Scanner) number() ([]byte, error) {
 	start := s.pos
 	n := numberLength(s.text[start:])
 	if n == 0 {
-		return nil, s.fault("expected a value")
+		return nil, s.Fault("expected a value")
 	}
 	s.pos += n
 	return s.text[start:s.pos:s.pos], nil
@@ -247,7 +250,7 @@ func (s *Scanner) Value() (Value, error) {
 
 func (s *Scanner) word(w string) error {
 	if !bytes.HasPrefix(s.text[s.pos:], []byte(w)) {
-		return s.fault("expected a value")
+		return s.Fault("expected a value")
 	}
 	s.pos += len(w)
 	return nil
@@ -273,66 +276,44 @@ func (s *Scanner) skip(depth int) error {
 	return s.object(func([]byte) error { return element() })
 }
 
-// EnterObject passes over the opening brace, which must be next, and reports whether a member follows; else it has passed over the closing one too.
-func (s *Scanner) EnterObject() bool {
-	s.pos++
-	if s.Peek() == '}' {
-		s.pos++
-		return false
-	}
-	return true
-}
-
-// Key reads the key of a member and the colon.
-func (s *Scanner) Key() ([]byte, error) {
-	key, err := s.Str()
-	if err != nil {
-		return nil, err
-	}
-	if s.Peek() != ':' {
-		return nil, s.fault("expected a colon after a key")
-	}
-	s.pos++
-	return key, nil
-}
-
-// NextMember reads what follows a member, the comma or the closing brace, and reports whether another follows.
-func (s *Scanner) NextMember() (bool, error) {
-	switch s.Peek() {
-	case ',':
-		s.pos++
-		return true, nil
-	case '}':
-		s.pos++
-		return false, nil
-	}
-	return false, s.fault("expected a comma or the end of the object")
-}
-
 // object reads an object, calling member with each key when the value is next.
 func (s *Scanner) object(member func(key []byte) error) error {
 	if s.Peek() != '{' {
-		return s.fault("expected an object")
+		return s.Fault("expected an object")
 	}
-	for more := s.EnterObject(); more; {
-		key, err := s.Key()
-		if err == nil {
-			err = member(key)
-		}
-		if err == nil {
-			more, err = s.NextMember()
-		}
+	s.pos++
+	if s.Peek() == '}' {
+		s.pos++
+		return nil
+	}
+	for {
+		key, err := s.Str()
 		if err != nil {
 			return err
 		}
+		if s.Peek() != ':' {
+			return s.Fault("expected a colon after a key")
+		}
+		s.pos++
+		if err := member(key); err != nil {
+			return err
+		}
+		switch s.Peek() {
+		case ',':
+			s.pos++
+		case '}':
+			s.pos++
+			return nil
+		default:
+			return s.Fault("expected a comma or the end of the object")
+		}
 	}
-	return nil
 }
 
 // array reads an array, calling element when each value is next.
 func (s *Scanner) array(element func() error) error {
 	if s.Peek() != '[' {
-		return s.fault("expected an array")
+		return s.Fault("expected an array")
 	}
 	s.pos++
 	if s.Peek() == ']' {
@@ -350,7 +331,7 @@ func (s *Scanner) array(element func() error) error {
 			s.pos++
 			return nil
 		default:
-			return s.fault("expected a comma or the end of the array")
+			return s.Fault("expected a comma or the end of the array")
 		}
 	}
 }
