@@ -117,12 +117,22 @@ func (v *vault) renewed(ctx context.Context, old *secrets) (*secrets, error) {
 	if s := newer(); s != nil || v.refresh == nil {
 		return s, nil
 	}
+	began := time.Now()
 	v.refreshing.Lock() // the others wait for the one that asks, and then see what it got
 	defer v.refreshing.Unlock()
-	if s := newer(); s != nil || time.Since(v.refreshed) < refreshInterval {
+	if s := newer(); s != nil || v.refreshed.After(began) {
 		return s, nil
 	}
+	// What was asked before this mismatch came cannot tell: wait until it may be asked again, rather than refuse who has newer secrets.
+	select {
+	case <-time.After(time.Until(v.refreshed.Add(refreshInterval))):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	v.refreshed = time.Now()
+	if s := newer(); s != nil {
+		return s, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
 	c, err := v.refresh(ctx)

@@ -209,7 +209,13 @@ func (s *migration) becomeOwner() error {
 		return Error(err)
 	}
 	s.owner = owner
-	return setRole(s.ctx, s.conn, owner)
+	err = setRole(s.ctx, s.conn, owner)
+	if rowcast.CodeOf(err) == rowcast.CodeNotPermitted {
+		return rowcast.Errorf(rowcast.CodeNotPermitted, "Rowcast in this database belongs to role %s", owner).
+			WithHint("Connect as that role; or an administrator runs: GRANT %s TO %s;", pgx.Identifier{owner}.Sanitize(),
+				pgx.Identifier{s.config.User}.Sanitize())
+	}
+	return err
 }
 
 func setRole(ctx context.Context, conn *pgx.Conn, role string) error {
