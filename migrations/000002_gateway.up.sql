@@ -2,7 +2,7 @@
 -- knows where the sidecar listens.
 CREATE EXTENSION IF NOT EXISTS dblink SCHEMA ml_private;
 
-CREATE SERVER rowcast_gateway FOREIGN DATA WRAPPER dblink_fdw OPTIONS (dbname 'rowcast', connect_timeout '10', application_name 'rowcast');
+CREATE SERVER rowcast_gateway FOREIGN DATA WRAPPER dblink_fdw OPTIONS (host '127.0.0.1', port '7432', dbname 'rowcast', connect_timeout '10', application_name 'rowcast');
 COMMENT ON SERVER rowcast_gateway IS 'Rowcast: where the sidecar (rowcast serve) listens.';
 
 DO $$

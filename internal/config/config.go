@@ -28,11 +28,11 @@ import (
 type Config struct {
 	DatabaseURL string `yaml:"database_url" help:"database to serve, as postgres://user@host/db or host=… dbname=… (also DATABASE_URL)"`
 
-	Listen []string `yaml:"listen" help:"gateway addresses, host:port or unix:/dir/.s.PGSQL.PORT (default: what the database's foreign server names, and a unix socket in socket_dir)"`
+	Listen []string `yaml:"listen" help:"gateway addresses, host:port or unix:/dir/.s.PGSQL.PORT, separated by commas (default: what the database's foreign server names, and a unix socket in socket_dir)"`
 	// SocketDir is where the gateway's unix socket goes besides the address that the foreign server names; empty: none.
 	SocketDir string `yaml:"socket_dir" help:"folder for the gateway's unix socket; - for none"`
 	HTTP      string `yaml:"http" help:"address of /healthz, /readyz and /metrics; - for none"`
-	TLSCert   string `yaml:"tls_cert" help:"PEM certificate for the gateway; TLS is offered when set"`
+	TLSCert   string `yaml:"tls_cert" help:"PEM certificate for the gateway; other hosts must use TLS when it is set"`
 	TLSKey    string `yaml:"tls_key" help:"PEM key of tls_cert"`
 
 	MemoryBudget   Bytes         `yaml:"memory_budget" help:"memory for loaded models; the least recently used are dropped beyond it"`
@@ -98,6 +98,11 @@ func Load(fs *pflag.FlagSet, getenv func(string) string) (Config, error) {
 			return c, rowcast.Errorf(rowcast.CodeInvalidArgument, "%s is not a valid configuration", file).WithDetail("%s", yaml.FormatError(err, false, true))
 		}
 	}
+	each(&c, func(_, _ string, field reflect.Value) {
+		if s, ok := field.Addr().Interface().(*string); ok && *s == "-" {
+			*s = ""
+		}
+	})
 	var failed error
 	each(&c, func(name, _ string, field reflect.Value) {
 		value, from := getenv("ROWCAST_"+strings.ToUpper(name)), "ROWCAST_"+strings.ToUpper(name)

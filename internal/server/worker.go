@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,6 +84,9 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 			if library, err = onnx.FindLibrary(); err != nil {
 				return nil, err
 			}
+		}
+		if err = os.Setenv(onnx.LibraryVariable, library); err != nil { // the validating child looks there
+			return nil, err
 		}
 		if w.runtime, err = onnx.Open(onnx.Config{LibraryPath: library, Threads: c.Threads}); err != nil {
 			return nil, err

@@ -1,6 +1,18 @@
 -- Registering and changing models. Each function checks the caller's right first, takes the model's row lock, changes the rows and derives the
 -- routes again, all in the caller's transaction; NOTIFY tells the sidecars at commit.
 
+-- The caller of a function that changes something. REFRESH MATERIALIZED VIEW, ANALYZE, autovacuum and CREATE INDEX run code of a table's owner while the
+-- session's role is somebody else, often a superuser: such code must not change models with that role's rights. UNLISTEN does nothing here, and
+-- PostgreSQL refuses it (42501) exactly in such a security-restricted operation.
+CREATE OR REPLACE FUNCTION ml_private.changer() RETURNS name
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    UNLISTEN rowcast_changes;
+    RETURN ml_private.caller();
+END $$;
+COMMENT ON FUNCTION ml_private.changer() IS 'The role whose rights count for a change; refuses code that runs on behalf of a table''s owner.';
+
 CREATE OR REPLACE FUNCTION ml_private.is_admin(role name) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_has_role(role, current_user, 'USAGE')
@@ -138,7 +150,7 @@ CREATE OR REPLACE FUNCTION ml.register_model(name text, artifact bytea, options 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = error
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     chunk  constant integer := 1048576;
     hash   bytea := sha256(artifact);
     upload text := encode(hash, 'hex');
@@ -174,7 +186,7 @@ CREATE OR REPLACE FUNCTION ml.register_artifact(name text, sha256 text, options 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET client_min_messages = error
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     key    bytea;
     target ml_private.model;
     report jsonb;
@@ -199,7 +211,7 @@ CREATE OR REPLACE FUNCTION ml.begin_upload(sha256 text, size bigint) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     hash   bytea;
     chunks integer := (greatest(size, 1) + 1048575) / 1048576;
 BEGIN
@@ -221,7 +233,7 @@ CREATE OR REPLACE FUNCTION ml.upload_chunk(sha256 text, number integer, data byt
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.artifact;
 BEGIN
     SELECT * INTO target FROM ml_private.artifact a WHERE a.sha256 = decode(upload_chunk.sha256, 'hex');
@@ -241,7 +253,7 @@ CREATE OR REPLACE FUNCTION ml.discard_artifact(sha256 text) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who name := ml_private.caller();
+    who name := ml_private.changer();
 BEGIN
     DELETE FROM ml_private.artifact a
     WHERE a.sha256 = decode(discard_artifact.sha256, 'hex')
@@ -256,7 +268,7 @@ CREATE OR REPLACE FUNCTION ml.set_alias(model text, alias text, version integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
 BEGIN
     PERFORM ml_private.check_name('alias', alias);
@@ -277,7 +289,7 @@ CREATE OR REPLACE FUNCTION ml.drop_alias(model text, alias text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
     last   bigint;
 BEGIN
@@ -302,7 +314,7 @@ CREATE OR REPLACE FUNCTION ml.rollback(model text, alias text DEFAULT 'champion'
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
     entry  ml_private.alias_history;
 BEGIN
@@ -333,7 +345,7 @@ CREATE OR REPLACE FUNCTION ml.drop_version(model text, version integer) RETURNS 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
     used   text;
     hash   bytea;
@@ -358,7 +370,7 @@ CREATE OR REPLACE FUNCTION ml.drop_model(model text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
     hashes bytea[] := ARRAY(SELECT v.sha256 FROM ml_private.version v WHERE v.model_id = target.id);
 BEGIN
@@ -392,7 +404,7 @@ CREATE OR REPLACE FUNCTION ml.grant_model(model text, role text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
 BEGIN
     INSERT INTO ml_private.model_grant (model_id, grantee, granted_by) VALUES (target.id, ml_private.grantee(role), quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
@@ -405,7 +417,7 @@ CREATE OR REPLACE FUNCTION ml.revoke_model(model text, role text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
 BEGIN
     DELETE FROM ml_private.model_grant g WHERE g.model_id = target.id AND g.grantee = ml_private.grantee(role);
@@ -422,7 +434,7 @@ CREATE OR REPLACE FUNCTION ml.release_version(model text, version integer) RETUR
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
 BEGIN
     UPDATE ml_private.artifact a SET quarantined_at = NULL, quarantine_reason = NULL
@@ -457,7 +469,7 @@ CREATE OR REPLACE FUNCTION ml.rotate_gateway() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     secret text := encode(sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), 'hex');
 BEGIN
     IF NOT ml_private.is_admin(who) THEN
@@ -483,6 +495,8 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;
+    -- A restore without the roles of its grants loses the routes; they follow from the other tables.
+    PERFORM ml_private.route_model(m.id) FROM ml_private.model m;
 END $$;
 
 -- PostgreSQL before 15.9, 16.5 and 17.1 hides from a parallel worker which role SET ROLE has taken on (current_setting('role') is none there:
