@@ -113,14 +113,17 @@ COMMENT ON COLUMN ml_private.model_grant.grantee IS 'A role, or - for PUBLIC.';
 -- What predict() looks up: one index probe gives the version under the caller's snapshot and who may use it. Derived from the tables above by
 -- ml_private.route_model(), in the same transaction as the change.
 CREATE TABLE ml_private.route (
-    ref      text PRIMARY KEY,
+    ref      text COLLATE "C" PRIMARY KEY,
     model_id bigint NOT NULL REFERENCES ml_private.model ON DELETE CASCADE,
     version  integer NOT NULL,
     call     text NOT NULL,
-    readers  regrole[] NOT NULL
+    readers  regrole[] NOT NULL,
+    key      bytea NOT NULL
 ) WITH (fillfactor = 50);
 CREATE INDEX route_model ON ml_private.route (model_id);
 COMMENT ON TABLE ml_private.route IS 'Each way to name a version (churn, churn@3, churn@challenger) with what a call needs.';
+COMMENT ON COLUMN ml_private.route.readers IS 'Who may use the model; PUBLIC, where granted, is the first.';
+COMMENT ON COLUMN ml_private.route.key IS 'The gateway''s key, here too so that a prediction looks at one row.';
 COMMENT ON COLUMN ml_private.route.call IS 'The middle of a gateway call: the spec and name@version.';
 
 REVOKE ALL ON ALL TABLES IN SCHEMA ml_private FROM PUBLIC;

@@ -31,12 +31,22 @@ type exitStatus int
 // Error is never shown.
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// usageError is a command line that makes no sense.
+type usageError struct{ cause error }
+
+// Error is the cause's.
+func (e usageError) Error() string { return e.cause.Error() }
+
+// Unwrap returns the cause.
+func (e usageError) Unwrap() error { return e.cause }
+
 // app is what the commands share.
 type app struct {
 	in          io.Reader
 	out, errOut io.Writer
 	databaseURL string
 	version     string
+	parsed      bool // flags and arguments were understood: what fails from here on is no usage error
 }
 
 // Main runs the command line of the given version and returns the exit status: 0 done, 1 failed, 2 not understood.
@@ -58,9 +68,8 @@ func Main(version string, args []string, in io.Reader, out, errOut io.Writer) in
 		return int(status)
 	}
 	printError(errOut, err)
-	var e *rowcast.Error
-	if !errors.As(err, &e) {
-		// One of cobra's own: unknown command or flag, wrong number of arguments.
+	var usage usageError
+	if !a.parsed || errors.As(err, &usage) { // not parsed: one of cobra's own, an unknown command or flag, or a wrong number of arguments
 		printf(errOut, "   usage: %s\n    help: %s --help\n", cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
 	}
@@ -84,6 +93,8 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
 		Version:       a.version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		PersistentPreRun: func(*cobra.Command, []string) { a.parsed = true },
 	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -100,7 +111,7 @@ func group(use, short string) *cobra.Command {
 		Use: use, Short: short,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+				return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
 			}
 			return cmd.Help()
 		},

@@ -97,7 +97,7 @@ predict(…) needs no schema. Doing it again changes nothing.`,
 				return err
 			}
 			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
-				return a.report(cmd, v, "")
+				return a.report(cmd, schemaVersion{v.Current, v.Latest, v.Dirty}, "")
 			}
 			printf(a.out, "version %d of %d\n", v.Current, v.Latest)
 			return nil
@@ -108,11 +108,18 @@ predict(…) needs no schema. Doing it again changes nothing.`,
 	return c
 }
 
+// schemaVersion is what version prints with --json.
+type schemaVersion struct {
+	Version int  `json:"version"`
+	Latest  int  `json:"latest"`
+	Dirty   bool `json:"dirty"`
+}
+
 // number parses a whole number of at least least.
 func number(what, s string, least int) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < least {
-		return 0, rowcast.Errorf(rowcast.CodeInvalidArgument, "%s must be a whole number of at least %d, not %q", what, least, s)
+		return 0, usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "%s must be a whole number of at least %d, not %q", what, least, s)}
 	}
 	return n, nil
 }
@@ -151,7 +158,7 @@ func (a *app) migrate(run func(*postgres.Migrator) (postgres.MigrationReport, er
 
 // gatewayAddress splits host:port, where the host may be the folder of a unix socket.
 func gatewayAddress(s string) (host string, port int, err error) {
-	bad := rowcast.Errorf(rowcast.CodeInvalidArgument, "%q is no gateway address", s).WithHint("Write host:port, or /socket/folder:port.")
+	bad := usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "%q is no gateway address", s).WithHint("Write host:port, or /socket/folder:port.")}
 	text := ""
 	if strings.HasPrefix(s, "/") {
 		at := strings.LastIndexByte(s, ':')

@@ -86,7 +86,7 @@ func (a *app) modelList() *cobra.Command {
 			t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			printf(t, "MODEL\tTASK\tCHAMPION\tVERSIONS\tOWNER\tDESCRIPTION\n")
 			for _, m := range models {
-				printf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", m.Model, m.Task, optional(m.Champion), m.Versions, m.Owner, optional(m.Description))
+				printf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", m.Model, dash(m.Task), optional(m.Champion), m.Versions, m.Owner, optional(m.Description))
 			}
 			return t.Flush()
 		})
@@ -109,14 +109,14 @@ func (a *app) modelShow() *cobra.Command {
 				return err
 			}
 			_, v, err := c.Resolve(ctx, args[0])
-			if err != nil {
-				if one || rowcast.CodeOf(err) != rowcast.CodeNotFound {
-					return err
-				}
-				v = m.Versions[0] // no champion: the newest
-			}
-			if one {
+			switch {
+			case err == nil && one:
 				m.Versions = []db.VersionsRow{v}
+			case err == nil:
+			case one || rowcast.CodeOf(err) != rowcast.CodeNotFound:
+				return err
+			case len(m.Versions) > 0:
+				v = m.Versions[0] // no champion: the newest
 			}
 			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
 				return a.report(cmd, m, "")
@@ -125,17 +125,20 @@ func (a *app) modelShow() *cobra.Command {
 		})
 }
 
+// show prints a model and what one of its versions, the zero value where it has none, takes and gives.
 func (a *app) show(m *registry.Model, v *db.VersionsRow) error {
 	var s rowcast.Signature
-	if err := json.Unmarshal(v.Signature, &s); err != nil {
-		return rowcast.Errorf(rowcast.CodeArtifactCorrupt, "the signature of %s@%d cannot be read", v.Model, v.Version).WithCause(err)
+	if v.Version > 0 {
+		if err := json.Unmarshal(v.Signature, &s); err != nil {
+			return rowcast.Errorf(rowcast.CodeArtifactCorrupt, "the signature of %s@%d cannot be read", v.Model, v.Version).WithCause(err)
+		}
 	}
 	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	printf(t, "Model\t%s\n", m.Model)
 	if m.Description != nil {
 		printf(t, "\t%s\n", *m.Description)
 	}
-	printf(t, "Task\t%s\n", v.Task)
+	printf(t, "Task\t%s\n", dash(v.Task))
 	printf(t, "Owner\t%s\n", m.Owner)
 	if len(m.Grants) > 0 {
 		printf(t, "Granted to\t%s\n", strings.Join(m.Grants, ", "))
@@ -156,6 +159,10 @@ func (a *app) show(m *registry.Model, v *db.VersionsRow) error {
 	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if len(m.Versions) == 0 {
+		printf(a.out, "\nNo versions. Register one: rowcast model register %s FILE.onnx\n", m.Model)
+		return nil
 	}
 	printf(a.out, "\n")
 	t = tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
@@ -219,8 +226,8 @@ func (a *app) modelAlias() *cobra.Command {
 				return a.report(cmd, changed{Model: args[0], Alias: args[1]}, "%s has no alias %s any more.\n", args[0], args[1])
 			}
 			if len(args) < 3 {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "which version should %s@%s be?", args[0], args[1]).
-					WithHint("rowcast model alias %s %s VERSION, or --drop.", args[0], args[1])
+				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "which version should %s@%s be?", args[0], args[1]).
+					WithHint("rowcast model alias %s %s VERSION, or --drop.", args[0], args[1])}
 			}
 			v, err := number("VERSION", args[2], 1)
 			if err != nil {
@@ -271,7 +278,7 @@ func versioned(ref string) (name string, version int, err error) {
 	}
 	version, err = strconv.Atoi(at)
 	if err != nil || version < 1 {
-		return "", 0, rowcast.Errorf(rowcast.CodeInvalidArgument, "%q names no version", ref).WithHint("Write NAME@VERSION, for instance churn@3.")
+		return "", 0, usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "%q names no version", ref).WithHint("Write NAME@VERSION, for instance churn@3.")}
 	}
 	return name, version, nil
 }
@@ -291,8 +298,8 @@ func (a *app) modelDrop() *cobra.Command {
 				return a.report(cmd, changed{Model: name, Version: version}, "Version %d of %s is gone.\n", version, name)
 			}
 			if all, _ := cmd.Flags().GetBool("all"); !all {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "drop all versions of %s?", name).
-					WithHint("Name one (rowcast model drop %s@VERSION), or say --all.", name)
+				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "drop all versions of %s?", name).
+					WithHint("Name one (rowcast model drop %s@VERSION), or say --all.", name)}
 			}
 			if err := c.DropModel(ctx, name); err != nil {
 				return err
@@ -312,7 +319,7 @@ func (a *app) modelRelease() *cobra.Command {
 				return err
 			}
 			if version == 0 {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "which version of %s?", name).WithHint("Write %s@VERSION.", name)
+				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "which version of %s?", name).WithHint("Write %s@VERSION.", name)}
 			}
 			if err := c.ReleaseVersion(ctx, name, version); err != nil {
 				return err

@@ -42,8 +42,8 @@ func (a *app) registerCommand() *cobra.Command {
 				options.Name = args[0]
 			}
 			if options.Name == "" {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "what is the model's name?").
-					WithHint("rowcast model register NAME %s, or a line name: NAME in %s.", path, from)
+				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "what is the model's name?").
+					WithHint("rowcast model register NAME %s, or a line name: NAME in %s.", path, from)}
 			}
 			version, sha, err := c.Register(ctx, options.Name, file, options, a.progress("uploading"))
 			if err != nil {
@@ -173,7 +173,7 @@ func pairs(what string, flags []string, to *map[string]any) error {
 	for _, s := range flags {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok {
-			return rowcast.Errorf(rowcast.CodeInvalidArgument, "--%s %q has no value", what, s).WithHint("Write --%s NAME=VALUE.", what)
+			return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "--%s %q has no value", what, s).WithHint("Write --%s NAME=VALUE.", what)}
 		}
 		if *to == nil {
 			*to = map[string]any{}

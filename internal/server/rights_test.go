@@ -184,12 +184,28 @@ func TestAHostileSearchPathChangesNothing(t *testing.T) {
 		CREATE OPERATOR evil.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.cat);
 		CREATE FUNCTION evil.eq(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
 		CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.eq);
-		CREATE TEMPORARY TABLE route (ref text, call text);
+		CREATE FUNCTION evil.array_send(double precision[]) RETURNS bytea LANGUAGE sql AS 'SELECT evil.boom()::bytea';
+		CREATE FUNCTION evil.starts_with(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
+		CREATE FUNCTION evil.convert_to(text, name) RETURNS bytea LANGUAGE sql AS 'SELECT evil.boom()::bytea';
+		CREATE FUNCTION evil.replace(text, text, text) RETURNS text LANGUAGE sql AS 'SELECT evil.boom()';
+		CREATE FUNCTION evil.pg_has_role(name, oid, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
+		CREATE FUNCTION evil.pg_has_role(text, oid, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
+		CREATE FUNCTION evil.gt(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
+		CREATE OPERATOR evil.> (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.gt);
+		CREATE FUNCTION evil.eq(oid, oid) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
+		CREATE OPERATOR evil.= (LEFTARG = oid, RIGHTARG = oid, FUNCTION = evil.eq);
+		CREATE FUNCTION evil.cat(bytea, bytea) RETURNS bytea LANGUAGE sql AS 'SELECT evil.boom()::bytea';
+		CREATE OPERATOR evil.|| (LEFTARG = bytea, RIGHTARG = bytea, FUNCTION = evil.cat);
+		CREATE DOMAIN evil.text AS integer; CREATE DOMAIN evil.name AS integer; CREATE DOMAIN evil.oid AS integer; CREATE DOMAIN evil.float8 AS integer;
+		CREATE TEMPORARY TABLE route (ref pg_catalog.text, call pg_catalog.text);
 		SET search_path = evil, pg_catalog, ml, pg_temp`)
 	require.Equal(t, "setosa", one[string](t, conn, "SELECT ml.predict_label('iris', "+irisRow+")"))
 	require.Equal(t, "setosa", one[string](t, conn, "SELECT ml.predict_label('iris', x) FROM (SELECT 5.1 AS sepal_length, 3.5 AS sepal_width, 1.4 AS petal_length, 0.2 AS petal_width) x"))
 	require.Equal(t, 1, one[int](t, conn, "SELECT (ml.predict_json('iris', '{5.1,3.5,1.4,0.2}') OPERATOR(pg_catalog.->) 'version')::integer"))
 	require.Equal(t, 1, one[int](t, conn, "SELECT pg_catalog.count(*)::integer FROM ml.models"))
+	refused(t, conn, "42704", "SELECT ml.predict('nothing', ARRAY[1, 2])")
+	refused(t, conn, "22023", "SELECT ml.predict_label('iris', ARRAY[1, 2])")
+	require.Equal(t, "setosa", one[string](t, pgtest.Connect(t, plainURL+"&options=-csearch_path%3Devil"), "SELECT ml.predict_label('iris', '{5.1,3.5,1.4,0.2}'::pg_catalog.text)"), "from the first call on")
 }
 
 // Settings of the caller must not change a prediction.

@@ -74,10 +74,11 @@ BEGIN
     ), gone AS (
         DELETE FROM ml_private.route r WHERE r.model_id = changed AND NOT EXISTS (SELECT FROM wanted w WHERE w.ref = r.ref)
     )
-    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers)
-    SELECT w.ref, changed, w.version, format(' %s %s@%s ', w.spec, w.name, w.version), reader.roles FROM wanted w, reader
-    ON CONFLICT (ref) DO UPDATE SET version = excluded.version, call = excluded.call, readers = excluded.readers
-    WHERE (r.version, r.call, r.readers) IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers);
+    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key)
+    SELECT w.ref, changed, w.version, format(' %s %s@%s ', w.spec, w.name, w.version), reader.roles, g.key
+    FROM wanted w, reader, ml_private.gateway g
+    ON CONFLICT (ref) DO UPDATE SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key
+    WHERE (r.version, r.call, r.readers, r.key) IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key);
     PERFORM pg_notify('rowcast', 'model ' || changed);
 END $$;
 COMMENT ON FUNCTION ml_private.route_model(bigint) IS 'Derives a model''s routes from its versions, aliases and grants, and notifies the sidecars.';
@@ -477,6 +478,7 @@ BEGIN
     END IF;
     UPDATE ml_private.gateway
     SET password = secret, key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), rotated_at = now(), rotated_by = who;
+    UPDATE ml_private.route SET key = ml_private.gateway_key();
     EXECUTE format('ALTER USER MAPPING FOR CURRENT_USER SERVER rowcast_gateway OPTIONS (SET password %L)', secret);
     PERFORM pg_notify('rowcast', 'gateway');
 END $$;
