@@ -53,8 +53,16 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&s.seconds, "seconds", 3, "length of one pgbench run")
 	flags.IntVar(&s.coldRuns, "cold-runs", 5, "cold loads")
 	flags.IntVar(&s.cycles, "cycles", 100, "register, predict, drop cycles")
+	load := flags.String("load", "", "only load this model file in this process and print how long that took; for the cold part's own use")
 	if err := flags.Parse(args); err != nil {
 		return exitBroken
+	}
+	if *load != "" {
+		if err := printLoad(*load, out); err != nil {
+			_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
+			return exitBroken
+		}
+		return 0
 	}
 	parts := []part{{"scalar", measureScalar}, {"pgbench", measurePgbench}, {"parallel", measureParallel}, {"cold", measureCold}, {"memory", measureMemory}}
 	if *only != "" {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -75,7 +74,7 @@ func (b *bench) settledMemory(ctx context.Context) (float64, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	text := procField(filepath.Join("/proc", strconv.Itoa(b.worker), "status"), "VmRSS")
+	text := procField("/proc/"+strconv.Itoa(b.worker)+"/status", "VmRSS")
 	kilobytes, err := strconv.ParseFloat(strings.TrimSuffix(text, " kB"), 64)
 	if err != nil {
 		return 0, fmt.Errorf("the sidecar's worker (process %d) has ended", b.worker)

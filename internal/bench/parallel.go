@@ -47,7 +47,9 @@ func measureParallel(ctx context.Context, b *bench) ([]Result, error) {
 	}.atLeast(1.7, 0)}, nil
 }
 
-func seconds(s float64) string { return time.Duration(s * float64(time.Second)).Round(10 * time.Millisecond).String() }
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(10 * time.Millisecond).String()
+}
 
 // checkParallel makes sure that the planner chose a parallel plan that predicts in the workers.
 func (b *bench) checkParallel(ctx context.Context, sql string) error {

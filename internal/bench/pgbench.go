@@ -28,18 +28,18 @@ func measurePgbench(ctx context.Context, b *bench) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	scripts := map[string]string{
-		"select 1": "SELECT 1;\n",
-		"predict":  "SELECT predict('" + small + "', ARRAY[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]);\n",
+	scripts := []struct{ name, sql string }{
+		{"select 1", "SELECT 1;\n"},
+		{"predict", "SELECT predict('" + small + "', ARRAY[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]);\n"},
 	}
 	rates := map[string][]float64{}
 	for range pgbenchRounds {
-		for name, script := range scripts {
-			rate, err := b.pgbench(ctx, program, name, script)
+		for _, s := range scripts {
+			rate, err := b.pgbench(ctx, program, s.name, s.sql)
 			if err != nil {
 				return nil, err
 			}
-			rates[name] = append(rates[name], rate)
+			rates[s.name] = append(rates[s.name], rate)
 		}
 	}
 	predict, one := median(rates["predict"]), median(rates["select 1"])
@@ -55,7 +55,7 @@ func (b *bench) pgbench(ctx context.Context, program, name, script string) (rate
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		return 0, err
 	}
-	out, err := exec.CommandContext(ctx, program, //nolint:gosec // found by findPgbench
+	out, err := exec.CommandContext(ctx, program,
 		"--no-vacuum", "--client="+strconv.Itoa(clients), "--jobs=2", "--protocol=prepared", "--time="+strconv.Itoa(b.seconds), "--file="+file).CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("pgbench: %w: %s", err, out)

@@ -202,7 +202,7 @@ tags: {team: botany}
 	example := filepath.Join(folder, "example.json")
 	require.NoError(t, os.WriteFile(example, []byte(`[5.1, 3.5, 1.4, 0.2]`), 0o600))
 	require.Contains(t, db.does(t, "model", "register", "flowers", model, "--description", "from the flags",
-		"--feature", "length:double precision?", "--feature", "width=0.5", "--feature", "height:real=1", "--feature", "depth", "--target", "species",
+		"--feature", "length:double precision?", "--feature", "width:=0.5", "--feature", "height:real=1", "--feature", "depth", "--target", "species",
 		"--label", "setosa", "--label", "versicolor", "--label", "virginica", "--parameter", "depth=4", "--parameter", "note=deep", "--tag", "reviewed=true", "--example", example),
 		"flowers version 1 registered")
 	signature := one[map[string]any](t, db, "SELECT signature FROM ml.versions WHERE model = 'flowers'")
@@ -233,7 +233,8 @@ tags: {team: botany}
 		"tag without value": {2, []string{"--tag", "reviewed"}, []string{`--tag "reviewed" has no value`, "NAME=VALUE"}},
 		"too few features":  {1, []string{"--feature", "a", "--feature", "b"}, []string{"2", "4"}},
 		"unknown type":      {1, []string{"--feature", "a:colour", "--feature", "b", "--feature", "c", "--feature", "d"}, []string{"colour"}},
-		"other labels":      {1, []string{"--label", "setosa", "--label", "y y", "--label", "3"}, []string{`"setosa", "y y", 3`, `"setosa", "versicolor", "virginica"`}},
+		"other labels":      {1, []string{"--label", "setosa", "--label", "y y", "--label", "z"}, []string{`"setosa", "y y", "z"`, `"setosa", "versicolor", "virginica"`}},
+		"mixed labels":      {1, []string{"--label", "setosa", "--label", "2", "--label", "z"}, []string{"all text or all integers"}},
 		"unknown task":      {1, []string{"--task", "guessing"}, []string{"guessing"}},
 		"unknown flag":      {2, []string{"--colour", "red"}, []string{"unknown flag: --colour", "usage: rowcast model register"}},
 	} {
@@ -321,12 +322,11 @@ func TestCommandsRunWithTheRolesRights(t *testing.T) {
 	require.Contains(t, plain.does(t, "model", "show", "iris"), "Granted to  "+role)
 	require.Contains(t, plain.fails(t, 1, "model", "promote", "iris", "1"), "but not change it")
 	require.Contains(t, db.fails(t, 1, "model", "grant", "iris", "nobody_at_all"), `role "nobody_at_all" does not exist`)
-	u, err := url.Parse(roleURL)
-	require.NoError(t, err)
-	u.User = url.UserPassword(role, "wrong")
-	q := u.Query()
-	if q.Get("host") == "" { // over TCP a password is asked for
-		_, _, errOut := rowcast("model", "list", "--database-url", u.String())
-		require.Contains(t, errOut, "Check user and password in DATABASE_URL.")
+	if cluster := pgtest.Cluster(t); cluster != nil { // its socket asks for no password
+		u, err := url.Parse(cluster.TCPURL(db.Name))
+		require.NoError(t, err)
+		u.User = url.UserPassword(role, "wrong")
+		wrong := database{&pgtest.Database{URL: u.String()}}
+		require.Contains(t, wrong.fails(t, 1, "model", "list"), "Check user and password in DATABASE_URL.")
 	}
 }

@@ -3,7 +3,6 @@ package server_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -207,7 +206,7 @@ func TestPreflightNamesTheSQLForEachThingThatIsMissing(t *testing.T) {
 	require.Error(t, err)
 	require.Contains(t, err.Error(), role)
 	var e *rowcast.Error
-	require.True(t, errors.As(err, &e))
+	require.ErrorAs(t, err, &e)
 	require.Contains(t, e.Hint, "GRANT "+quoted)
 }
 
