@@ -2,8 +2,8 @@
 // because times alone say little about another machine. `make bench` runs it inside `rowcast dev`, whose database and sidecar it uses; it registers
 // models and makes tables there. It ends with status 1 where a bound is missed, and 2 where something could not be measured.
 //
-// Pairs are measured in turns (A B A B …), and the medians count, so that a machine whose speed drifts does not favour either. On a machine that does
-// other work at the same time the numbers are wrong all the same: the report shows the load.
+// Pairs are measured in turns (A B A B …), and the median of the turns' ratios counts, so that a machine whose speed drifts does not favour either. On
+// a machine that does other work at the same time the numbers are wrong all the same: the report shows the load.
 package main
 
 import (
@@ -47,10 +47,10 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	asJSON := flags.Bool("json", false, "print JSON")
 	only := flags.String("only", "", "comma-separated parts to measure: scalar, pgbench, parallel, cold, memory")
 	var s settings
-	flags.IntVar(&s.rounds, "rounds", 9, "repeats of the scalar comparison")
-	flags.IntVar(&s.rows, "rows", 3000, "calls in one repeat of the scalar comparison")
+	flags.IntVar(&s.rounds, "rounds", 41, "repeats of the scalar comparison")
+	flags.IntVar(&s.rows, "rows", 500, "calls in one repeat of the scalar comparison")
 	flags.IntVar(&s.bulkRows, "bulk-rows", 200_000, "rows of the parallel sum")
-	flags.IntVar(&s.seconds, "seconds", 3, "length of one pgbench run")
+	flags.IntVar(&s.seconds, "seconds", 1, "length of one pgbench run")
 	flags.IntVar(&s.coldRuns, "cold-runs", 5, "cold loads")
 	flags.IntVar(&s.cycles, "cycles", 100, "register, predict, drop cycles")
 	load := flags.String("load", "", "only load this model file in this process and print how long that took; for the cold part's own use")

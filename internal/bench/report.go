@@ -124,6 +124,15 @@ func median(samples []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
+// medianRatio is the median of a[i] / b[i]: what was measured in the same turn is compared.
+func medianRatio(a, b []float64) float64 {
+	ratios := make([]float64, len(a))
+	for i := range a {
+		ratios[i] = a[i] / b[i]
+	}
+	return median(ratios)
+}
+
 // message shows an error with what its author added.
 func message(err error) string {
 	var e *rowcast.Error

@@ -30,8 +30,8 @@ const (
 	scramIterations   = 4096
 	randomPasswordLen = 32
 	minKeyBytes       = 16
-	// A call that was written just before a rotation may arrive just after it.
-	previousKeyGrace = time.Minute
+	// A statement or transaction that began before a rotation goes on with the key it saw, however long it runs over night. Rotating twice cuts it off.
+	previousKeyGrace = 24 * time.Hour
 	refreshInterval  = time.Second
 	refreshTimeout   = 5 * time.Second
 )

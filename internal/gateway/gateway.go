@@ -80,7 +80,7 @@ func New(o Options) *Gateway {
 	return g
 }
 
-// SetCredentials replaces the credentials. Open connections stay; calls sealed with the key before are taken for another minute, as their
+// SetCredentials replaces the credentials. Open connections stay; calls sealed with the key before are taken for another day, as their
 // statements may have begun before the rotation.
 func (g *Gateway) SetCredentials(c Credentials) error { return g.vault.set(c) }
 

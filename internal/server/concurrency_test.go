@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -164,8 +165,8 @@ func TestEveryKindOfCallFollowsAnInterruptedOne(t *testing.T) {
 	}
 	interrupt := func(t *testing.T, after, sql string) {
 		exec(t, conn, "SET statement_timeout = '"+after+"'")
-		e := refused(t, conn, "57014", sql)
-		require.Contains(t, e.Message, "statement timeout")
+		_, err := conn.Exec(context.Background(), sql)
+		require.True(t, interrupted(err), "%s: %v", sql, err)
 		exec(t, conn, "RESET statement_timeout")
 	}
 	for name, next := range calls {
@@ -181,7 +182,10 @@ func TestEveryKindOfCallFollowsAnInterruptedOne(t *testing.T) {
 		for first, slow := range calls {
 			t.Run("a slow sidecar at "+first+", then "+name, func(t *testing.T) {
 				pid := p.worker(t)
-				require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+				pause(t, pid)
+				// Old minor releases of PostgreSQL 15 and 16 notice the timeout only when the answer comes.
+				goOn := time.AfterFunc(2*time.Second, func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+				defer goOn.Stop()
 				defer func() { require.NoError(t, syscall.Kill(pid, syscall.SIGCONT)) }()
 				interrupt(t, "30ms", strings.ReplaceAll(strings.ReplaceAll(slow, "5.1", "6.2"), "0.1", "0.2"))
 				require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
@@ -189,6 +193,23 @@ func TestEveryKindOfCallFollowsAnInterruptedOne(t *testing.T) {
 			})
 		}
 	}
+}
+
+// pause stops a process, all of its threads, as a machine that swaps would.
+func pause(t *testing.T, pid int) {
+	t.Helper()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	require.Eventually(t, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		require.NoError(t, err)
+		for _, thread := range threads {
+			text, err := os.ReadFile(thread)
+			if _, state, _ := strings.Cut(string(text), ") "); err == nil && !strings.HasPrefix(state, "T") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	}, 10*time.Second, time.Millisecond)
 }
 
 // Four sessions are interrupted all the time, by timeouts and by cancel requests; four others must not notice, and nobody ever gets an answer

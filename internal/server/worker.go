@@ -85,7 +85,7 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 				return nil, err
 			}
 		}
-		if err = os.Setenv(onnx.LibraryVariable, library); err != nil { // the validating child looks there
+		if err := os.Setenv(onnx.LibraryVariable, library); err != nil { // the validating child looks there
 			return nil, err
 		}
 		if w.runtime, err = onnx.Open(onnx.Config{LibraryPath: library, Threads: c.Threads}); err != nil {
