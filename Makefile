@@ -22,6 +22,8 @@ export PG
 # FUZZTIME is for each fuzz target.
 FUZZTIME ?= 10m
 TESTFLAGS ?=
+# Of one package, on a machine that does other things besides.
+TIMEOUT := -timeout 25m
 # BENCHFLAGS=--json for machines; --only scalar,pgbench,parallel,cold,memory for a part.
 BENCHFLAGS ?=
 
@@ -51,13 +53,13 @@ vet:
 
 test: deps build vet ## Run all tests, with the race detector where it matters; PG=18 runs them on PostgreSQL 18
 	@echo 'rowcast: testing'
-	@go test $(TESTFLAGS) $$(go list ./... | grep -vE '/internal/($(subst $() ,|,$(strip $(RACE))))(/|$$)')
+	@go test $(TIMEOUT) $(TESTFLAGS) $$(go list ./... | grep -vE '/internal/($(subst $() ,|,$(strip $(RACE))))(/|$$)')
 	@echo 'rowcast: testing with the race detector'
-	@go test -race $(TESTFLAGS) $(RACE_PACKAGES)
+	@go test -race $(TIMEOUT) $(TESTFLAGS) $(RACE_PACKAGES)
 
 test-postgres: deps build ## Run only the tests that use PostgreSQL (for a second version: PG=18)
 	@echo 'rowcast: testing on PostgreSQL $(PG)'
-	@go test $(TESTFLAGS) $(POSTGRES_PACKAGES)
+	@go test $(TIMEOUT) $(TESTFLAGS) $(POSTGRES_PACKAGES)
 
 demo: deps build ## Show the product: models registered, predictions in psql compared with their framework's
 	@examples/demo/run.sh
