@@ -33,36 +33,6 @@ func (q *Queries) Artifact(ctx context.Context, sha256 []byte) (ArtifactRow, err
 	return i, err
 }
 
-const artifactChunks = `-- name: ArtifactChunks :many
-SELECT data FROM ml_private.artifact_chunk WHERE sha256 = $1 AND number BETWEEN $2::integer AND $3::integer ORDER BY number
-`
-
-type ArtifactChunksParams struct {
-	Sha256 []byte `json:"sha256"`
-	First  int32  `json:"first"`
-	Last   int32  `json:"last"`
-}
-
-func (q *Queries) ArtifactChunks(ctx context.Context, arg ArtifactChunksParams) ([][]byte, error) {
-	rows, err := q.db.Query(ctx, artifactChunks, arg.Sha256, arg.First, arg.Last)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := [][]byte{}
-	for rows.Next() {
-		var data []byte
-		if err := rows.Scan(&data); err != nil {
-			return nil, err
-		}
-		items = append(items, data)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const beginUpload = `-- name: BeginUpload :one
 SELECT ml.begin_upload($1::text, $2::bigint)::integer AS missing
 `

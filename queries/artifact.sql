@@ -1,9 +1,6 @@
 -- name: Artifact :one
 SELECT sha256, size, quarantined_at, quarantine_reason FROM ml_private.artifact WHERE sha256 = $1;
 
--- name: ArtifactChunks :many
-SELECT data FROM ml_private.artifact_chunk WHERE sha256 = $1 AND number BETWEEN sqlc.arg(first)::integer AND sqlc.arg(last)::integer ORDER BY number;
-
 -- name: QuarantineArtifact :exec
 UPDATE ml_private.artifact SET quarantined_at = now(), quarantine_reason = $2 WHERE sha256 = $1 AND quarantined_at IS NULL;
 

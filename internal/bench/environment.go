@@ -37,6 +37,7 @@ type bench struct {
 	dblink  string        // quoted schema of the extension
 	runtime *onnx.Runtime
 	worker  int    // process id of the sidecar's worker
+	root    int    // process id of the `rowcast dev` that started everything; 0: somebody else did
 	dir     string // for files; removed at the end
 }
 
@@ -53,6 +54,10 @@ func newBench(ctx context.Context, s settings, log io.Writer) (_ *bench, err err
 	}()
 	if b.worker, err = findWorker(url); err != nil {
 		return nil, err
+	}
+	supervisor, _ := processStat(b.worker)
+	if b.root, _ = processStat(supervisor); b.root != 0 && !isAncestor(b.root, os.Getpid()) {
+		b.root = 0
 	}
 	if b.runtime, err = onnx.Open(onnx.Config{}); err != nil {
 		return nil, err

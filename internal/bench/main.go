@@ -96,7 +96,12 @@ func measure(ctx context.Context, s settings, parts []part, log io.Writer) (*Rep
 	r := &Report{Machine: b.machine(ctx)}
 	for _, p := range parts {
 		b.say("measuring: %s", p.name)
+		before := readProcessorTime(b.root)
 		results, err := p.measure(ctx, b)
+		others := readProcessorTime(b.root).others(before)
+		for i := range results {
+			results[i].Others = others
+		}
 		if err != nil {
 			// What else can be measured is still worth knowing.
 			results = append(results, Result{What: p.name, Error: message(err)})

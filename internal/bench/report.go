@@ -23,7 +23,8 @@ type Result struct {
 	Pass     *bool              `json:"pass,omitempty"`
 	Numbers  map[string]float64 `json:"numbers,omitempty"` // units are in the names: _us, _ms, _tps, _mb
 	Notes    []string           `json:"notes,omitempty"`
-	Error    string             `json:"error,omitempty"` // why it could not be measured
+	Others   float64            `json:"others_cores,omitempty"` // processors that other programs kept busy while this was measured
+	Error    string             `json:"error,omitempty"`        // why it could not be measured
 }
 
 // atMost judges ratio by an upper bound.
@@ -108,6 +109,9 @@ func (r *Report) write(w io.Writer, asJSON bool) error {
 		return err
 	}
 	for _, x := range r.Results {
+		if x.Pass != nil && busy(x.Others) != "" {
+			x.Notes = append(x.Notes, busy(x.Others))
+		}
 		for _, n := range x.Notes {
 			fmt.Fprintf(&text, "\n%s: %s", x.What, n)
 		}
