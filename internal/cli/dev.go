@@ -99,8 +99,8 @@ func installDev(ctx context.Context, cluster *postgres.Cluster) error {
 	}
 	o := postgres.MigratorOptions{Source: migrations.Files, SetSearchPath: true, GatewayHost: cluster.Host(), GatewayPort: devPort}
 	if !strings.HasPrefix(o.GatewayHost, "/") {
-		if o.GatewayPort, err = freePort(ctx); err != nil {
-			return err
+		if o.GatewayPort, err = postgres.FreePort(ctx); err != nil {
+			return rowcast.Errorf(rowcast.CodeUnavailable, "no free port on 127.0.0.1").WithCause(err)
 		}
 	}
 	m, err := postgres.NewMigrator(cluster.URL(devDatabase), o)
@@ -109,16 +109,6 @@ func installDev(ctx context.Context, cluster *postgres.Cluster) error {
 	}
 	_, err = m.Up(ctx)
 	return err
-}
-
-func freePort(ctx context.Context) (int, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, rowcast.Errorf(rowcast.CodeUnavailable, "no free port on 127.0.0.1").WithCause(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // sidecar is a `rowcast serve` of our own.

@@ -115,7 +115,7 @@ func (c *Cluster) start(ctx context.Context, o ClusterOptions) error {
 		return failed("cannot write the private cluster's configuration", err)
 	}
 	for attempt := 1; ; attempt++ {
-		port, err := freePort(ctx)
+		port, err := FreePort(ctx)
 		if err != nil {
 			return failed("no free port for a private cluster", err)
 		}
@@ -336,7 +336,8 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	}
 }
 
-func freePort(ctx context.Context) (int, error) {
+// FreePort returns a TCP port of 127.0.0.1 that nothing listens on now. Somebody else may take it before the caller does.
+func FreePort(ctx context.Context) (int, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return 0, err

@@ -112,7 +112,7 @@ func TestClusterWhereThereAreNoNamespaces(t *testing.T) {
 	}))
 	require.NoError(t, c.initdb(ctx))
 	require.NoError(t, c.configure(nil))
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	require.NoError(t, err)
 	require.NoError(t, c.launch(ctx, port))
 	_ = query(t, c.URL("postgres"), "SELECT 'ok'")
@@ -250,7 +250,7 @@ func TestClusterTakesAnotherPortWhenOneIsTaken(t *testing.T) {
 	require.NoError(t, c.initdb(ctx))
 	require.NoError(t, c.configure(nil))
 	require.ErrorIs(t, c.launch(ctx, l.Addr().(*net.TCPAddr).Port), errPortTaken)
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	require.NoError(t, err)
 	require.NoError(t, c.launch(ctx, port))
 }

@@ -47,7 +47,7 @@ func (c *Cluster) follow(ctx context.Context, primary *Cluster) error {
 	if err != nil {
 		return failed("cannot write the standby's configuration", err)
 	}
-	port, err := freePort(ctx)
+	port, err := FreePort(ctx)
 	if err != nil {
 		return failed("no free port for a standby", err)
 	}
