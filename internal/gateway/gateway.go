@@ -195,7 +195,7 @@ func (g *Gateway) accept(l net.Listener) {
 		conn, err := l.Accept()
 		if err == nil {
 			pause = 0
-			g.goroutines.Go(func() { g.connect(conn) })
+			g.goroutines.Go(func() { g.connect(newPollConn(conn)) })
 			continue
 		}
 		if g.stopping.Load() || errors.Is(err, net.ErrClosed) {
