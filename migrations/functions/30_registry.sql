@@ -74,11 +74,13 @@ BEGIN
     ), gone AS (
         DELETE FROM ml_private.route r WHERE r.model_id = changed AND NOT EXISTS (SELECT FROM wanted w WHERE w.ref = r.ref)
     )
-    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key)
-    SELECT w.ref, changed, w.version, format(' %s %s@%s ', w.spec, w.name, w.version), reader.roles, g.key
-    FROM wanted w, reader, ml_private.gateway g
-    ON CONFLICT (ref) DO UPDATE SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key
-    WHERE (r.version, r.call, r.readers, r.key) IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key);
+    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key, sealed)
+    SELECT w.ref, changed, w.version, c.call, reader.roles, g.key, ml_private.token_seal(g.key) || c.call
+    FROM wanted w, reader, ml_private.gateway g, LATERAL (SELECT format(' %s %s@%s ', w.spec, w.name, w.version) AS call) c
+    ON CONFLICT (ref) DO UPDATE
+    SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key, sealed = excluded.sealed
+    WHERE (r.version, r.call, r.readers, r.key, r.sealed)
+        IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key, excluded.sealed);
     PERFORM pg_notify('rowcast', 'model ' || changed);
 END $$;
 COMMENT ON FUNCTION ml_private.route_model(bigint) IS 'Derives a model''s routes from its versions, aliases and grants, and notifies the sidecars.';
@@ -478,7 +480,7 @@ BEGIN
     END IF;
     UPDATE ml_private.gateway
     SET password = secret, key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), rotated_at = now(), rotated_by = who;
-    UPDATE ml_private.route SET key = ml_private.gateway_key();
+    UPDATE ml_private.route r SET key = g.key, sealed = ml_private.token_seal(g.key) || r.call FROM ml_private.gateway g;
     EXECUTE format('ALTER USER MAPPING FOR CURRENT_USER SERVER rowcast_gateway OPTIONS (SET password %L)', secret);
     PERFORM pg_notify('rowcast', 'gateway');
 END $$;
