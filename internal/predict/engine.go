@@ -16,8 +16,8 @@ import (
 type Source interface {
 	// Spec returns the version's spec, or an error with CodeNotFound where no committed version has the key.
 	Spec(ctx context.Context, key string) (*rowcast.Spec, error)
-	// Artifact returns the bytes of an artifact after checking that they have the hash. The caller may keep them.
-	Artifact(ctx context.Context, sha [sha256.Size]byte, size int64) ([]byte, error)
+	// Artifact returns the bytes of an artifact, which the caller may keep. verify waits until they are known to have the hash, or says that they do not.
+	Artifact(ctx context.Context, sha [sha256.Size]byte, size int64) (data []byte, verify func() error, err error)
 }
 
 // Tracker remembers outside the process which artifact is running, so that after a crash it is known which one to suspect.

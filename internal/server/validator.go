@@ -40,8 +40,11 @@ func (v *validator) ValidateStored(ctx context.Context, sha [32]byte, options []
 	if err != nil {
 		return nil, err
 	}
-	artifact, err := v.store.Artifact(ctx, sha, size)
+	artifact, verify, err := v.store.Artifact(ctx, sha, size)
 	if err != nil {
+		return nil, err
+	}
+	if err := verify(); err != nil {
 		return nil, err
 	}
 	return v.ValidateUpload(ctx, artifact, options)
