@@ -305,58 +305,65 @@ func (b *lightgbmBuilder) columnInput(f *lightgbmFeature, i int) string {
 	return out
 }
 
-// views makes the columns as the splits see them.
+// views makes the columns as the splits see them, and returns the name of the matrix that holds them.
 func (b *lightgbmBuilder) views(fs *lightgbmFeatures, matrix string) string {
 	var used view
-	zeros := make([]byte, len(fs.list)) // booleans
-	codes := make([]byte, len(fs.list))
 	for i := range fs.list {
-		f := &fs.list[i]
-		if f.texts != nil || f.numbers != nil {
-			f.views &^= viewCode // codes are whole already
+		if f := &fs.list[i]; f.texts != nil || f.numbers != nil {
+			f.views = viewValue // a LabelEncoder's codes are whole already
 		}
-		used |= f.views
-		zeros[i], codes[i] = byte(flag(f.views&viewZero != 0)), byte(flag(f.views&viewCode != 0))
+		used |= fs.list[i].views
 	}
-	zero, code := matrix, matrix
+	zero := matrix
 	if used&viewZero != 0 {
-		b.scalar("zero_threshold", zeroThreshold)
-		b.scalar("missing", math.NaN())
-		blank := b.apply("LessOrEqual", b.apply("Abs", matrix), b.name("zero_threshold"))
-		if !fs.wide {
-			b.graph.bools(b.name("zero_columns"), zeros)
-			blank = b.apply("And", blank, b.name("zero_columns"))
-		}
-		zero = b.apply("Where", blank, b.name("missing"), matrix)
+		zero = b.withoutZeros(fs, matrix)
 	}
+	source := zero
+	if fs.wide {
+		source = matrix
+	}
+	code := source
 	if used&viewCode != 0 {
-		source := zero
-		if fs.wide {
-			source = matrix
-		}
-		b.scalar("unit", 1)
-		b.last++
-		fraction := b.name(strconv.Itoa(b.last))
-		b.graph.node("Mod", []string{source, b.name("unit")}, []string{fraction}, intAttribute("fmod", 1))
-		code = b.apply("Sub", source, fraction)
-		if !fs.wide {
-			b.graph.bools(b.name("code_columns"), codes)
-			code = b.apply("Where", b.name("code_columns"), code, source)
-		}
+		code = b.withoutFractions(fs, source, used != viewCode)
 	}
-	switch {
-	case fs.wide:
-		return b.concat(matrix, zero, code)
-	case used&viewCode != 0:
+	if !fs.wide {
 		return code
 	}
-	return zero
+	out := b.name("views")
+	b.graph.node("Concat", []string{matrix, zero, code}, []string{out}, intAttribute("axis", 1))
+	return out
 }
 
-func (b *lightgbmBuilder) concat(list ...string) string {
-	out := b.name("views")
-	b.graph.node("Concat", list, []string{out}, intAttribute("axis", 1))
-	return out
+// withoutZeros puts NaN in the place of zeros in the columns of viewZero; in all columns where each view has its own.
+func (b *lightgbmBuilder) withoutZeros(fs *lightgbmFeatures, matrix string) string {
+	bounds := make([]float64, len(fs.list))
+	for i := range bounds {
+		bounds[i] = zeroThreshold
+		if !fs.wide && fs.list[i].views&viewZero == 0 {
+			bounds[i] = -1 // no number's size is below
+		}
+	}
+	b.graph.floats64(b.name("zero_bounds"), bounds, int64(len(bounds)))
+	b.scalar("missing", math.NaN())
+	return b.apply("Where", b.apply("LessOrEqual", b.apply("Abs", matrix), b.name("zero_bounds")), b.name("missing"), matrix)
+}
+
+// withoutFractions cuts fractions off, in the columns of viewCode alone where there are others. An infinite code becomes NaN, which is in no set either.
+func (b *lightgbmBuilder) withoutFractions(fs *lightgbmFeatures, matrix string, others bool) string {
+	b.scalar("unit", 1)
+	b.last++
+	fraction := b.name(strconv.Itoa(b.last))
+	b.graph.node("Mod", []string{matrix, b.name("unit")}, []string{fraction}, intAttribute("fmod", 1))
+	whole := b.apply("Sub", matrix, fraction)
+	if fs.wide || !others {
+		return whole
+	}
+	columns := make([]byte, len(fs.list)) // booleans
+	for i := range fs.list {
+		columns[i] = byte(flag(fs.list[i].views&viewCode != 0))
+	}
+	b.graph.bools(b.name("code_columns"), columns)
+	return b.apply("Where", b.name("code_columns"), whole, matrix)
 }
 
 // metadata names the columns of a matrix, for whoever opens the file elsewhere.
