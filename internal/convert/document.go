@@ -129,7 +129,7 @@ type listBuilder struct {
 }
 
 func (l *listBuilder) add(v any) {
-	n, ok := number(v)
+	n, ok := numeric(v)
 	if ok && l.others == nil {
 		l.numbers = append(l.numbers, n)
 		return
@@ -151,8 +151,8 @@ func (l *listBuilder) list() any {
 	return l.numbers
 }
 
-// number reads a number, or a boolean as older files write one (default_left), as a number.
-func number(v any) (float64, bool) {
+// numeric reads a number, or a boolean as older files write one (default_left), as a number.
+func numeric(v any) (float64, bool) {
 	switch v := v.(type) {
 	case float64:
 		return v, true
