@@ -43,6 +43,7 @@ func (c categories) encode(g *graph, input, output string) rowcast.DType {
 		keys = stringsAttribute("keys_strings", append(slices.Clone(c.texts), c.absent()))
 		dtype = rowcast.String
 	}
+	g.opsetML = 4 // the first version that finds NaN among its keys
 	g.domainNode(domainML, "LabelEncoder", []string{input}, []string{output}, keys, floatsAttribute("values_floats", codes), floatAttribute("default_float", -1))
 	return dtype
 }
