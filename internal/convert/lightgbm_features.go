@@ -29,8 +29,9 @@ type lightgbmFeature struct {
 	misses  bool // a split says where missing values go
 	splits  bool // a split asks for it
 	kind    rowcast.FeatureType
+	listed  bool      // pandas listed its categories: a value is a code only if it is in the list
 	texts   []string  // category i is the text i
-	numbers []float64 // category i is the number i
+	numbers []float64 // category i is the number i; nil where it is i itself
 }
 
 type lightgbmFeatures struct {
@@ -215,14 +216,14 @@ func (f *lightgbmFeature) known(list []any) bool {
 	case len(list) == 0 || len(texts) > 0 && len(numbers) > 0 || repeats(texts) || repeats(numbers):
 		return false
 	case len(texts) > 0:
-		f.kind, f.texts = rowcast.TypeText, texts
+		f.kind, f.listed, f.texts = rowcast.TypeText, true, texts
 		return true
 	case boolean:
 		f.kind = rowcast.TypeBoolean
 	case integral:
 		f.kind = rowcast.TypeBigint
 	}
-	if !counted {
+	if f.listed = true; !counted {
 		f.numbers = numbers
 	}
 	return true
@@ -263,44 +264,47 @@ func (b *lightgbmBuilder) inputs(fs *lightgbmFeatures) string {
 		b.result.Features = append(b.result.Features, f.feature())
 		columns = columns || f.texts != nil || f.numbers != nil
 	}
-	matrix := "features"
 	if columns {
-		var list []string
-		for i := range fs.list {
-			list = append(list, b.columnInput(&fs.list[i], i))
-		}
-		matrix = b.name("matrix")
-		b.graph.node("Concat", list, []string{matrix}, intAttribute("axis", 1))
-	} else {
-		b.taken[matrix] = true
-		b.graph.inputs = append(b.graph.inputs, rowcast.Port{Name: matrix, DType: rowcast.Float64, Shape: []int64{-1, int64(len(fs.list))}})
+		return b.views(fs, b.columns(fs))
 	}
+	const matrix = "features"
+	b.graph.input(rowcast.Port{Name: matrix, DType: rowcast.Float64, Shape: []int64{-1, int64(len(fs.list))}})
 	return b.views(fs, matrix)
 }
 
-// columnInput declares a feature's own input and returns the name of its numbers.
-func (b *lightgbmBuilder) columnInput(f *lightgbmFeature, i int) string {
-	b.taken[f.name] = true
-	port := rowcast.Port{Name: f.name, DType: rowcast.Float64, Shape: []int64{-1, 1}}
-	var keys []byte
-	switch {
-	case f.texts != nil:
-		port.DType = rowcast.String
-		keys = stringTensor(f.texts)
-	case f.numbers != nil:
-		keys = doubleTensor(f.numbers, []int64{int64(len(f.numbers))})
+// columns declares an input for each feature, and returns the name of the matrix of their numbers.
+func (b *lightgbmBuilder) columns(fs *lightgbmFeatures) string {
+	for i := range fs.list {
+		port := rowcast.Port{Name: fs.list[i].name, DType: rowcast.Float64, Shape: []int64{-1, 1}}
+		if fs.list[i].texts != nil {
+			port.DType = rowcast.String
+		}
+		b.graph.input(port)
 	}
-	b.graph.inputs = append(b.graph.inputs, port)
-	if keys == nil {
-		return f.name
+	list := make([]string, len(fs.list))
+	for i := range fs.list {
+		f := &fs.list[i]
+		switch list[i] = f.name; {
+		case f.texts != nil:
+			list[i] = b.encode(f.name, stringTensor(f.texts), len(f.texts))
+		case f.numbers != nil:
+			list[i] = b.encode(f.name, doubleTensor(f.numbers, []int64{int64(len(f.numbers))}), len(f.numbers))
+		}
 	}
-	codes := make([]float64, max(len(f.texts), len(f.numbers)))
+	matrix := b.name("matrix")
+	b.graph.node("Concat", list, []string{matrix}, intAttribute("axis", 1))
+	return matrix
+}
+
+// encode turns each of n categories into its number; any other value is missing, as pandas makes it.
+func (b *lightgbmBuilder) encode(input string, keys []byte, n int) string {
+	codes := make([]float64, n)
 	for c := range codes {
 		codes[c] = float64(c)
 	}
-	out := b.name("codes" + strconv.Itoa(i))
-	// What is not listed is missing, as pandas makes it.
-	b.graph.domainNode(domainML, "LabelEncoder", []string{f.name}, []string{out}, tensorAttribute("keys_tensor", keys), doublesAttribute("values_tensor", codes),
+	b.last++
+	out := b.name(strconv.Itoa(b.last))
+	b.graph.domainNode(domainML, "LabelEncoder", []string{input}, []string{out}, tensorAttribute("keys_tensor", keys), doublesAttribute("values_tensor", codes),
 		doublesAttribute("default_tensor", []float64{math.NaN()}))
 	return out
 }
@@ -309,8 +313,8 @@ func (b *lightgbmBuilder) columnInput(f *lightgbmFeature, i int) string {
 func (b *lightgbmBuilder) views(fs *lightgbmFeatures, matrix string) string {
 	var used view
 	for i := range fs.list {
-		if f := &fs.list[i]; f.texts != nil || f.numbers != nil {
-			f.views = viewValue // a LabelEncoder's codes are whole already
+		if f := &fs.list[i]; f.listed {
+			f.views = viewValue // what is no whole number is in no list
 		}
 		used |= fs.list[i].views
 	}
