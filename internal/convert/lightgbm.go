@@ -6,11 +6,12 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// LightGBM converts LightGBM's text model, as booster.save_model writes it. The graph takes and gives float64: LightGBM compares, adds and answers in it.
+// LightGBM converts LightGBM's text model, as booster.save_model writes it. The graph takes and gives float64: LightGBM compares, adds and answers in
+// it.
 //
-// A feature may be missing where a split on it says how it treats missing values, or where no split asks for it. Categories that pandas knew by a text are
-// taken as that text. Labels are the numbers of the classes: the file does not know what LGBMClassifier was trained with. A file saved after early stopping
-// ends with the best iteration, unless it was saved with num_iteration=-1.
+// A feature may be missing where a split on it says how it treats missing values, or where no split asks for it. Categories that pandas knew by a
+// text are taken as that text. Labels are the numbers of the classes: the file does not know what LGBMClassifier was trained with. A file saved after
+// early stopping ends with the best iteration, unless it was saved with num_iteration=-1.
 //
 // Errors have CodeArtifactRefused and name the line.
 func LightGBM(data []byte) (*Result, error) {

@@ -14,8 +14,8 @@ import (
 // view is how a split sees its feature's value.
 type view uint8
 
-// The views. Numerical splits see the value itself, or NaN instead of zero where the model was trained with zero_as_missing; categorical splits see the
-// integer that C makes of the value, cutting its fraction off.
+// The views. Numerical splits see the value itself, or NaN instead of zero where the model was trained with zero_as_missing; categorical splits see
+// the integer that C makes of the value, cutting its fraction off.
 const (
 	viewValue view = 1 << iota
 	viewZero
@@ -112,8 +112,8 @@ func (fs *lightgbmFeatures) column(t *lightgbmTree, split int) int {
 	return at
 }
 
-// categories matches the lists of pandas_categorical with the features. The file does not say which list is whose: pandas lists its categorical columns in
-// order, and in the same order are the features that the training was told are categorical, and those whose feature_infos hold categories.
+// categories matches the lists of pandas_categorical with the features. The file does not say which list is whose: pandas lists its categorical
+// columns in order, and in the same order are the features that the training was told are categorical, and those whose feature_infos hold categories.
 func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 	if text := strings.TrimSpace(f.pandas); text == "" || text == "null" || text == "[]" {
 		return nil
@@ -304,8 +304,8 @@ func (b *lightgbmBuilder) encode(input string, keys []byte, n int) string {
 	}
 	b.last++
 	out := b.name(strconv.Itoa(b.last))
-	b.graph.domainNode(domainML, "LabelEncoder", []string{input}, []string{out}, tensorAttribute("keys_tensor", keys), doublesAttribute("values_tensor", codes),
-		doublesAttribute("default_tensor", []float64{math.NaN()}))
+	b.graph.domainNode(domainML, "LabelEncoder", []string{input}, []string{out}, tensorAttribute("keys_tensor", keys),
+		doublesAttribute("values_tensor", codes), doublesAttribute("default_tensor", []float64{math.NaN()}))
 	return out
 }
 
@@ -352,7 +352,8 @@ func (b *lightgbmBuilder) withoutZeros(fs *lightgbmFeatures, matrix string) stri
 	return b.apply("Where", b.apply("LessOrEqual", b.apply("Abs", matrix), b.name("zero_bounds")), b.name("missing"), matrix)
 }
 
-// withoutFractions cuts fractions off, in the columns of viewCode alone where there are others. An infinite code becomes NaN, which is in no set either.
+// withoutFractions cuts fractions off, in the columns of viewCode alone where there are others. An infinite code becomes NaN, which is in no set
+// either.
 func (b *lightgbmBuilder) withoutFractions(fs *lightgbmFeatures, matrix string, others bool) string {
 	b.scalar("unit", 1)
 	b.last++

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lightgbmTolerance is far below what is asked for (1e-6): everything is added and compared in float64, but ONNX Runtime adds many trees in several parts.
+// lightgbmTolerance is far below what is asked for (1e-6): everything is added and compared in float64, but ONNX Runtime adds many trees in several
+// parts.
 const lightgbmTolerance = 2e-12
 
 func lightgbmFixture(t testing.TB, name string) []byte {
@@ -65,8 +66,8 @@ func compareLightGBM(t *testing.T, model []byte, rows, expected table, columns [
 	t.Logf("%d rows, largest relative difference %.1e", rows.rows, worst)
 }
 
-// Every objective, kind of boosting, missing type and kind of split, on rows that training never saw: NaN, infinities, numbers around zero, thresholds and
-// their neighbours, unknown, negative, fractional and huge categories. See generate.py.
+// Every objective, kind of boosting, missing type and kind of split, on rows that training never saw: NaN, infinities, numbers around zero,
+// thresholds and their neighbours, unknown, negative, fractional and huge categories. See generate.py.
 func TestLightGBMModelsPredictAsTheLibraryDoes(t *testing.T) {
 	rows, expected := readTable(t, lightgbmFixture(t, "data.csv")), readTable(t, lightgbmFixture(t, "expected.csv"))
 	paths, err := filepath.Glob("testdata/lightgbm/*.txt")
@@ -139,9 +140,11 @@ func TestLightGBMTellsFeaturesLabelsAndSettings(t *testing.T) {
 	require.Equal(t, "0.3", res.Parameters["learning_rate"])
 	require.Equal(t, "12", res.Parameters["trees"])
 	require.NotContains(t, res.Parameters, "machines")
-	// Missing where a split tells where missing values go, for training saw NaN in the first and the fourth; and where no split asks, as for the second.
+	// Missing where a split tells where missing values go, for training saw NaN in the first and the fourth; and where no split asks, as for the
+	// second.
 	require.Equal(t, []rowcast.Feature{
-		{Name: "größe", Type: rowcast.TypeDouble, Missing: true}, {Name: "label", Type: rowcast.TypeDouble, Missing: true}, {Name: "a=b", Type: rowcast.TypeDouble},
+		{Name: "größe", Type: rowcast.TypeDouble, Missing: true}, {Name: "label", Type: rowcast.TypeDouble, Missing: true},
+		{Name: "a=b", Type: rowcast.TypeDouble},
 		{Name: "code", Type: rowcast.TypeDouble, Missing: true}, {Name: "kind", Type: rowcast.TypeDouble},
 	}, res.Features)
 
