@@ -233,14 +233,14 @@ func (m *xgboost) featureList() ([]rowcast.Feature, error) {
 	seen := make(map[string]bool, m.features)
 	for i := range list {
 		f := rowcast.Feature{Name: "f" + strconv.Itoa(i), Type: rowcast.TypeReal, Missing: true}
-		if m.names != nil {
+		if len(m.names) > 0 {
 			f.Name = m.names[i]
 		}
 		if f.Name == "" || seen[f.Name] || !utf8.ValidString(f.Name) || strings.ContainsRune(f.Name, 0) {
 			return nil, refused("feature %d of the model has the name %q, which is empty, not UTF-8 or the name of another", i+1, clip(f.Name))
 		}
 		seen[f.Name] = true
-		if m.types != nil {
+		if len(m.types) > 0 {
 			switch m.types[i] {
 			case "int", "c":
 				f.Type = rowcast.TypeBigint

@@ -207,9 +207,7 @@ func (m *xgboost) leaf(tree int, value float32) float32 {
 	if m.booster != "dart" {
 		return value
 	}
-	base := m.base[m.trees[tree].group]
-	alone := float32(float32(base+value) - base)
-	return float32(alone * m.weights[tree])
+	return float32(value * m.weights[tree])
 }
 
 // step is a node yet to be written, with the branches that lead to it.
