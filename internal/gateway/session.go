@@ -351,6 +351,8 @@ func (s *session) call(body string) error {
 		return s.answer(false, nil, nil)
 	case verbUpload, verbDrop:
 		return s.changeUpload(r)
+	case verbConverted:
+		return s.convertedChunk(r.chunk)
 	case verbValidateUpload, verbValidateStored:
 		return s.validate(r)
 	}
