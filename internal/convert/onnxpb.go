@@ -12,6 +12,7 @@ import (
 type graph struct {
 	nodes, initializers []byte // fields 1 and 5 of a GraphProto
 	inputs, outputs     []rowcast.Port
+	opsetML             int64 // version of domainML; 0 is the usual one
 }
 
 // Versions that the graphs ask for: what the operators here need and ONNX Runtime has read for years.
@@ -71,9 +72,15 @@ func (g *graph) ints64(name string, values []int64, dims ...int64) {
 	g.initializers = appendMessage(g.initializers, 5, appendString(rawTensor(elementInt64, raw, dims), 8, name))
 }
 
+// bools adds a constant vector.
+func (g *graph) bools(name string, values []byte) {
+	g.initializers = appendMessage(g.initializers, 5, appendString(rawTensor(elementBool, values, []int64{int64(len(values))}), 8, name))
+}
+
 // Element types of TensorProto that this package writes.
 const (
 	elementFloat32 = 1
+	elementUint8   = 2
 	elementInt64   = 7
 	elementString  = 8
 	elementBool    = 9
@@ -112,7 +119,7 @@ func (g *graph) model(producer, version string, metadata []pair) []byte {
 	out = appendString(out, 3, version)
 	out = appendMessage(out, 7, body)
 	out = appendMessage(out, 8, appendInt(nil, 2, opset))
-	out = appendMessage(out, 8, appendInt(appendString(nil, 1, domainML), 2, opsetML))
+	out = appendMessage(out, 8, appendInt(appendString(nil, 1, domainML), 2, max(g.opsetML, opsetML)))
 	for _, p := range metadata {
 		out = appendMessage(out, 14, appendString(appendString(nil, 1, p.key), 2, p.value))
 	}
@@ -174,8 +181,20 @@ func stringsAttribute(name string, list []string) []byte {
 
 // doublesAttribute is an attribute of float64, which ONNX has as a tensor only.
 func doublesAttribute(name string, list []float64) []byte {
-	out := appendInt(appendString(nil, 1, name), 20, 4)
-	return appendMessage(out, 5, doubleTensor(list, []int64{int64(len(list))}))
+	return tensorAttribute(name, doubleTensor(list, []int64{int64(len(list))}))
+}
+
+func tensorAttribute(name string, tensor []byte) []byte {
+	return appendMessage(appendInt(appendString(nil, 1, name), 20, 4), 5, tensor)
+}
+
+// stringTensor is a vector of texts.
+func stringTensor(list []string) []byte {
+	out := appendInt(appendInt(nil, 1, int64(len(list))), 2, elementString)
+	for _, s := range list {
+		out = appendString(out, 6, s)
+	}
+	return out
 }
 
 func floatTensor(values []float32, dims []int64) []byte {
