@@ -130,10 +130,10 @@ AS $$
 DECLARE
     chunk constant integer := 1048576;
     hash  bytea := decode(report ->> 'sha256', 'hex');
-    size  bigint := (report ->> 'size')::bigint;
+    bytes bigint := (report ->> 'size')::bigint;
 BEGIN
-    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, store_converted.size, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
-    FOR i IN 0 .. greatest((size - 1) / chunk, 0)::integer LOOP
+    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, bytes, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
+    FOR i IN 0 .. greatest((bytes - 1) / chunk, 0)::integer LOOP
         IF NOT EXISTS (SELECT FROM ml_private.artifact_chunk c WHERE c.sha256 = hash AND c.number = i) THEN
             INSERT INTO ml_private.artifact_chunk (sha256, number, data)
             VALUES (hash, i, decode(ml_private.exchange(key, 'C ' || i, true), 'hex')) ON CONFLICT DO NOTHING;
