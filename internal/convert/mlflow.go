@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -173,7 +174,7 @@ func (f *folder) data(flavor string) ([]byte, error) {
 
 // takeONNX takes the graph as it is, with what the signature says about it.
 func (f *folder) takeONNX(data []byte) error {
-	if format, err := detectModelFile(data); err != nil || format != FormatONNX {
+	if format, err := detectModelFile(flavorONNX, data); err != nil || format != FormatONNX {
 		return wrongFile(flavorONNX, format, err)
 	}
 	g, err := onnx.Inspect(data)
@@ -232,8 +233,23 @@ func holds(d rowcast.DType, t rowcast.FeatureType) bool {
 	return t == rowcast.TypeBigint || t == rowcast.TypeBoolean
 }
 
-// detectModelFile is Detect, for a file that must not be an archive in turn.
-func detectModelFile(data []byte) (Format, error) {
+// detectModelFile is Detect for the model file of a flavour, which must not be an archive in turn. MLflow pickles what has the classes of scikit-learn.
+func detectModelFile(flavor string, data []byte) (Format, error) {
+	how := ""
+	switch {
+	case isPickle(data):
+		how = "a Python pickle, which is code and is never run here"
+	case bytes.HasPrefix(data, []byte("PK")):
+		how = "written by skops, whose files name classes of Python to be loaded"
+	}
+	if how != "" {
+		line := map[string]string{flavorXGBoost: xgboostLine, flavorLightGBM: lightgbmLine}[flavor]
+		if line == "" {
+			line = "mlflow.onnx.save_model(onnx_model, FOLDER)"
+		}
+		return "", refused("the MLflow model of the flavor %s is %s", flavor, how).
+			WithHint("Save it in the library's own format in Python: model = mlflow.%s.load_model(FOLDER); %s", flavor, line)
+	}
 	return detectHead(data[:min(len(data), sniffed)], int64(len(data)))
 }
 
@@ -246,7 +262,7 @@ func wrongFile(flavor string, format Format, err error) error {
 
 // takeTrees converts XGBoost's or LightGBM's own file, with what the signature says about its features.
 func (f *folder) takeTrees(data []byte, flavor string, want ...Format) error {
-	format, err := detectModelFile(data)
+	format, err := detectModelFile(flavor, data)
 	switch {
 	case err == nil && !slices.Contains(want, format) && format == FormatONNX && flavor == flavorXGBoost:
 		return oldXGBoost() // what nothing recognises was written before JSON was

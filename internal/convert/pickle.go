@@ -24,33 +24,20 @@ func isPickle(head []byte) bool {
 
 // pickled is the refusal of a pickle, with the line of Python for the library that it names.
 func pickled(head []byte, how string) *rowcast.Error {
-	has := func(names ...string) bool {
-		for _, n := range names {
-			if bytes.Contains(head, []byte(n)) {
-				return true
-			}
-		}
-		return false
-	}
 	// The magic number that begins PyTorch's files before they were zip files.
-	if bytes.HasPrefix(head, []byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")) || has("torch") {
+	if bytes.HasPrefix(head, []byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19")) || bytes.Contains(head, []byte("torch")) {
 		return refused("the file is a PyTorch model%s, which is code and is never run here", how).
 			WithHint("Convert it in Python, where the model is: %s", torchLine)
 	}
-	library, line := "", ""
-	switch {
-	case has("sklearn.pipeline", "imblearn"): // also where a step is of XGBoost or LightGBM
-		library, line = "scikit-learn", sklearnLine
-	case has("xgboost"):
-		library, line = "XGBoost", xgboostLine
-	case has("lightgbm"):
-		library, line = "LightGBM", lightgbmLine
-	case has("catboost"):
-		library, line = "CatBoost", catboostLine
-	case has("sklearn"):
-		library, line = "scikit-learn", sklearnLine
-	case has("keras"):
-		library, line = "Keras", kerasLine
+	// The library of the outermost object comes first: a pipeline of scikit-learn may hold a model of XGBoost, and each names the other's settings.
+	library, line, first := "", "", len(head)
+	for _, l := range []struct{ module, name, line string }{
+		{"sklearn", "scikit-learn", sklearnLine}, {"imblearn", "scikit-learn", sklearnLine}, {"xgboost", "XGBoost", xgboostLine},
+		{"lightgbm", "LightGBM", lightgbmLine}, {"catboost", "CatBoost", catboostLine}, {"keras", "Keras", kerasLine},
+	} {
+		if at := bytes.Index(head, []byte(l.module)); at >= 0 && at < first {
+			library, line, first = l.name, l.line, at
+		}
 	}
 	if library == "" {
 		return refused("the file is a Python pickle%s, which is code and is never run here", how).

@@ -1,4 +1,4 @@
-"""Makes the MLflow model folders beside it, with MLflow itself. It needs mlflow-skinny, pandas, scikit-learn, xgboost, lightgbm, onnx and skl2onnx.
+"""Makes the MLflow model folders beside it, with MLflow itself. It needs mlflow-skinny, pandas, scikit-learn, xgboost, lightgbm, onnx, skops and skl2onnx.
 
 Each folder gets data.csv, rows of features, and expected.csv, what the library itself says to them, beside it as NAME.data.csv and NAME.expected.csv.
 """
@@ -112,6 +112,12 @@ def lightgbm_sklearn():
     slim("lightgbm_sklearn")
 
 
+def lightgbm_skops():
+    """What MLflow does with LightGBM's own classes unless told otherwise."""
+    mlflow.lightgbm.save_model(lightgbm.LGBMClassifier(n_estimators=3, verbose=-1).fit(N, binary), fresh("lightgbm_skops"))
+    slim("lightgbm_skops")
+
+
 def sklearn():
     mlflow.sklearn.save_model(LogisticRegression().fit(N, binary), fresh("sklearn"), serialization_format="cloudpickle")
     slim("sklearn")
@@ -126,7 +132,7 @@ def function():
     slim("function")
 
 
-ALL = [onnx_matrix, onnx_columns, onnx_external, xgboost_ubj, xgboost_json, lightgbm_text, lightgbm_sklearn, sklearn, function]
+ALL = [onnx_matrix, onnx_columns, onnx_external, xgboost_ubj, xgboost_json, lightgbm_text, lightgbm_sklearn, lightgbm_skops, sklearn, function]
 for f in ALL:
     if len(sys.argv) < 2 or f.__name__ in sys.argv[1:]:
         f()
