@@ -112,7 +112,7 @@ func (fs *lightgbmFeatures) column(t *lightgbmTree, split int) int {
 }
 
 // categories matches the lists of pandas_categorical with the features. The file does not say which list is whose: pandas lists its categorical columns in
-// order, and so are the features whose feature_infos hold categories.
+// order, and in the same order are the features that the training was told are categorical, and those whose feature_infos hold categories.
 func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 	if text := strings.TrimSpace(f.pandas); text == "" || text == "null" || text == "[]" {
 		return nil
@@ -124,19 +124,25 @@ func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 		return damaged(f.pandasLine, "pandas_categorical is no JSON list of lists").WithCause(err)
 	}
 	infos := words(f.header["feature_infos"])
-	var owners []int
-	for i := range fs.list {
-		categorical := fs.list[i].views&viewCode != 0
-		if len(infos) == len(fs.list) {
-			categorical = categorical || listsCategories(infos[i])
-		}
-		if categorical {
-			owners = append(owners, i)
+	if len(infos) != len(fs.list) {
+		infos = make([]string, len(fs.list))
+	}
+	owners := fs.declared(f.parameters["categorical_feature"])
+	if len(owners) != len(lists) { // a column of one category is declared, but not in feature_infos
+		owners = nil
+		for i := range fs.list {
+			if fs.list[i].views&viewCode != 0 || listsCategories(infos[i]) {
+				owners = append(owners, i)
+			}
 		}
 	}
-	if len(owners) != len(lists) {
-		fs.warnings = append(fs.warnings, "The file holds the categories of "+strconv.Itoa(len(lists))+" columns of a data frame, but "+
-			strconv.Itoa(len(owners))+" of its features are categorical. Which belong together can't be told, so these features take pandas' codes (0, 1, …).")
+	fits := len(owners) == len(lists)
+	for n := 0; n < len(lists) && fits; n++ {
+		fits = codesBelow(infos[owners[n]], len(lists[n])) && fs.list[owners[n]].views&^viewCode == 0
+	}
+	if !fits {
+		fs.warnings = append(fs.warnings, "The file holds the categories of "+strconv.Itoa(len(lists))+
+			" columns of a data frame. Which features they belong to can't be told, so categorical features take pandas' codes (0, 1, …).")
 		return nil
 	}
 	for n, owner := range owners {
@@ -147,6 +153,32 @@ func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 		}
 	}
 	return nil
+}
+
+// declared reads the indexes that the training's categorical_feature lists; nil where it lists something else.
+func (fs *lightgbmFeatures) declared(text string) []int {
+	var list []int
+	for word := range strings.SplitSeq(text, ",") {
+		n, err := strconv.Atoi(word)
+		if err != nil || n < 0 || n >= len(fs.list) || len(list) > 0 && n <= list[len(list)-1] {
+			return nil
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+// codesBelow reports whether all categories of a feature_infos are below n, as the codes of a list of n are.
+func codesBelow(info string, n int) bool {
+	if !listsCategories(info) {
+		return info == "" || info == "none"
+	}
+	for code := range strings.SplitSeq(info, ":") {
+		if c, err := strconv.Atoi(code); err != nil || c >= n {
+			return false
+		}
+	}
+	return true
 }
 
 // listsCategories tells feature_infos of a categorical feature, such as 3:0:1, from [0.5:12] and none.
@@ -302,10 +334,10 @@ func (b *lightgbmBuilder) views(fs *lightgbmFeatures, matrix string) string {
 		if fs.wide {
 			source = matrix
 		}
-		b.scalar("one", 1)
+		b.scalar("unit", 1)
 		b.last++
 		fraction := b.name(strconv.Itoa(b.last))
-		b.graph.node("Mod", []string{source, b.name("one")}, []string{fraction}, intAttribute("fmod", 1))
+		b.graph.node("Mod", []string{source, b.name("unit")}, []string{fraction}, intAttribute("fmod", 1))
 		code = b.apply("Sub", source, fraction)
 		if !fs.wide {
 			b.graph.bools(b.name("code_columns"), codes)

@@ -130,32 +130,23 @@ func (o lightgbmObjective) outputs(b *lightgbmBuilder, sum string, sums int) {
 
 // softplus is log(1+exp(x)). ONNX Runtime has no Softplus of float64; taking back what rounding 1+exp(x) added keeps small results exact.
 func (b *lightgbmBuilder) softplus(x string) string {
-	b.scalar("one_", 1)
+	b.scalar("one", 1)
 	e := b.apply("Exp", x)
-	u := b.apply("Add", e, b.name("one_"))
-	added := b.apply("Sub", b.apply("Sub", u, b.name("one_")), e)
+	u := b.apply("Add", e, b.name("one"))
+	added := b.apply("Sub", b.apply("Sub", u, b.name("one")), e)
 	return b.apply("Sub", b.apply("Log", u), b.apply("Div", added, u))
 }
 
+// classification gives probabilities alone: the label is the most probable class, the first of several, for LightGBM as for whoever reads the output. One
+// more output with its operators would cost every call a microsecond.
 func (o lightgbmObjective) classification(b *lightgbmBuilder, sum string, sums int) {
-	g, res := &b.graph, b.result
+	res := b.result
 	res.Task = rowcast.TaskClassification
 	res.Labels = countedLabels(max(sums, 2))
 	res.Outputs.Probability = b.output("probabilities", rowcast.Float64, -1, int64(sums))
-	probabilities := []string{res.Outputs.Probability}
-	switch o.link {
-	case linkSoftmax:
-		g.node("Softmax", []string{sum}, probabilities, intAttribute("axis", 1))
-	default:
-		g.node("Sigmoid", []string{sum}, probabilities)
-	}
-	if o.link == linkBinary {
-		b.scalar("half", 0.5)
-		second := b.apply("Greater", res.Outputs.Probability, b.name("half"))
-		res.Outputs.Label = b.output("label", rowcast.Int64, -1, 1)
-		g.node("Cast", []string{second}, []string{res.Outputs.Label}, intAttribute("to", elementInt64))
+	if o.link == linkSoftmax {
+		b.graph.node("Softmax", []string{sum}, []string{res.Outputs.Probability}, intAttribute("axis", 1))
 		return
 	}
-	res.Outputs.Label = b.output("label", rowcast.Int64, -1)
-	g.node("ArgMax", probabilities, []string{res.Outputs.Label}, intAttribute("axis", 1), intAttribute("keepdims", 0))
+	b.graph.node("Sigmoid", []string{sum}, []string{res.Outputs.Probability})
 }

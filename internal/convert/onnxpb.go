@@ -12,7 +12,8 @@ import (
 type graph struct {
 	nodes, initializers []byte // fields 1 and 5 of a GraphProto
 	inputs, outputs     []rowcast.Port
-	opsetML             int64 // version of domainML; 0 is the usual one
+	taken               map[string]bool // names of inputs
+	opsetML             int64           // version of domainML; 0 is the usual one
 }
 
 // Versions that the graphs ask for: what the operators here need and ONNX Runtime has read for years.
@@ -24,6 +25,23 @@ const (
 
 // domainML is the domain of tree ensembles and label encoders.
 const domainML = "ai.onnx.ml"
+
+// input adds an input.
+func (g *graph) input(p rowcast.Port) {
+	if g.taken == nil {
+		g.taken = map[string]bool{}
+	}
+	g.taken[p.Name] = true
+	g.inputs = append(g.inputs, p)
+}
+
+// unused returns a name for a value that no input of the graph has. It is the same each time, so inputs must be there before.
+func (g *graph) unused(name string) string {
+	for g.taken[name] {
+		name = "/" + name
+	}
+	return name
+}
 
 // node adds an operator of the standard domain.
 func (g *graph) node(op string, inputs, outputs []string, attributes ...[]byte) {

@@ -1,9 +1,9 @@
 """Trains the small models of this folder and writes what LightGBM itself predicts for the rows beside them.
 
-    pip install lightgbm pandas && python generate.py
+    pip install lightgbm pandas onnxmltools && python generate.py
 
 NAME.txt is a model, data.csv the rows of all models but those of pandas_data.csv, expected.csv what Booster.predict gives for each row: one column per
-model, or one per class or raw sum (NAME:0, NAME:1, …). The rows hold what a database may hold and training did not: NaN, infinities, numbers around
+model, or one per class or raw sum (NAME:0, NAME:1, …). NAME.onnx is the same model as Python exports it, to compare the speed. The rows hold what a database may hold and training did not: NaN, infinities, numbers around
 LightGBM's bound of zero, thresholds themselves and their neighbours, categories never seen, negative, fractional and out of an int's range.
 """
 
@@ -13,7 +13,9 @@ import pathlib
 
 import lightgbm as lgb
 import numpy as np
+import onnxmltools
 import pandas as pd
+from onnxmltools.convert.common.data_types import FloatTensorType
 
 HERE = pathlib.Path(__file__).parent
 ZERO = float(np.float32(1e-35))
@@ -88,9 +90,12 @@ models = {
 }
 models["mixed"] = train("regression", signal, 3, cat=(4,), zero_as_missing=True, init=train("regression", signal, 3))
 
-values, expected = [], {}
+expected = {}
 for name, m in models.items():
     m.save_model(HERE / f"{name}.txt")
+for name in ("numbers_only", "multiclass", "regression"):
+    e = onnxmltools.convert_lightgbm(models[name], initial_types=[("input", FloatTensorType([None, 5]))], zipmap=False, target_opset=15)
+    (HERE / f"{name}.onnx").write_bytes(e.SerializeToString())
 
 rows = [list(x) for x in X[:60]]
 odd = [np.nan, 0.0, -0.0, 1e-36, -1e-36, ZERO, -ZERO, np.nextafter(ZERO, 1), np.nextafter(-ZERO, -1), 5e-324, np.inf, -np.inf, 1e300, -1e300, 0.5, -0.5,
@@ -140,7 +145,7 @@ for name, m in models.items():
 write(HERE / "data.csv", NAMES, [[text(v) for v in x] for x in rows])
 write(HERE / "expected.csv", list(expected), [[text(v) for v in x] for x in zip(*expected.values())])
 
-# A data frame with categories: texts, integers, floats, booleans, and a categorical column of one value, which LightGBM drops.
+# A data frame with categories: texts, integers, floats, booleans.
 country = r.choice(["ch", "de", "fr", "it", "us", "größer, als"], n)
 size = r.choice([10, 20, 40], n)
 grade = r.choice([0.5, 1.5, 2.0], n)
