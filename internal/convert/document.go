@@ -109,9 +109,9 @@ func (o object) texts(key string) ([]string, error) {
 
 func (o object) missing(key, expected string) *rowcast.Error {
 	if o.has(key) {
-		return refused("the file is no XGBoost model: %s.%s is not %s", clip(o.path), key, expected)
+		return damagedXGBoost("%s.%s is not %s", clip(o.path), key, expected)
 	}
-	return refused("the file is no XGBoost model: %s.%s, which should be %s, is absent", clip(o.path), key, expected)
+	return damagedXGBoost("%s.%s, which should be %s, is absent", clip(o.path), key, expected)
 }
 
 // index reads a number that counts or numbers something: an integer from least to most.
@@ -163,4 +163,9 @@ func numeric(v any) (float64, bool) {
 		return 0, true
 	}
 	return 0, false
+}
+
+// damagedXGBoost is the error of a file that does not hold together.
+func damagedXGBoost(format string, args ...any) *rowcast.Error {
+	return refused("the file is damaged or no XGBoost model: "+format, args...).WithHint(`Save the model again: booster.save_model("model.ubj").`)
 }

@@ -2,8 +2,8 @@ package convert
 
 import "math"
 
-// forest collects trees in the lists of ai.onnx.ml.TreeEnsemble, version 5, with everything in float64: input, thresholds, weights, sums and output. The
-// operator of version 3, which ensemble writes, gives its sums as float32 whatever it added in.
+// forest collects trees in the lists of ai.onnx.ml.TreeEnsemble, version 5, with everything in float64: input, thresholds, weights, sums and output.
+// The operator of version 3, which ensemble writes, gives its sums as float32 whatever it added in.
 //
 // Splits and leaves are numbered on their own, each over all trees.
 type forest struct {

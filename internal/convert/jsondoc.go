@@ -31,7 +31,7 @@ type jsonReader struct {
 }
 
 func (r *jsonReader) wrong(reason string) *rowcast.Error {
-	return refused("the file is no valid JSON: %s at byte %d", reason, r.at)
+	return damagedXGBoost("it is no valid JSON: %s at byte %d", reason, r.at)
 }
 
 func (r *jsonReader) space() {

@@ -6,11 +6,12 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// LightGBM converts LightGBM's text model, as booster.save_model writes it. The graph takes and gives float64: LightGBM compares, adds and answers in it.
+// LightGBM converts LightGBM's text model, as booster.save_model writes it. The graph takes and gives float64: LightGBM compares, adds and answers in
+// it.
 //
-// A feature may be missing where a split on it says how it treats missing values, or where no split asks for it. Categories that pandas knew by a text are
-// taken as that text. Labels are the numbers of the classes: the file does not know what LGBMClassifier was trained with. A file saved after early stopping
-// ends with the best iteration, unless it was saved with num_iteration=-1.
+// A feature may be missing where a split on it says how it treats missing values, or where no split asks for it. Categories that pandas knew by a
+// text are taken as that text. Labels are the numbers of the classes: the file does not know what LGBMClassifier was trained with. A file saved after
+// early stopping ends with the best iteration, unless it was saved with num_iteration=-1.
 //
 // Errors have CodeArtifactRefused and name the line.
 func LightGBM(data []byte) (*Result, error) {
@@ -32,7 +33,6 @@ func LightGBM(data []byte) (*Result, error) {
 	}
 	b := &lightgbmBuilder{
 		graph:  graph{opsetML: opsetForest},
-		taken:  map[string]bool{},
 		result: &Result{TrainedWith: "LightGBM", Parameters: f.settings(), Warnings: features.warnings},
 	}
 	if v := f.header["version"]; v != "" {
@@ -67,12 +67,11 @@ func (f *lightgbmFile) settings() map[string]string {
 type lightgbmBuilder struct {
 	graph  graph
 	result *Result
-	taken  map[string]bool // names in the graph
-	last   int             // number of the last name that apply gave
+	last   int // number of the last name that apply gave
 }
 
 // name is a name of the graph's own, which no feature has.
-func (b *lightgbmBuilder) name(base string) string { return "rowcast:" + base }
+func (b *lightgbmBuilder) name(base string) string { return b.graph.unused("rowcast:" + base) }
 
 // scalar adds a constant.
 func (b *lightgbmBuilder) scalar(base string, v float64) {
@@ -87,12 +86,9 @@ func (b *lightgbmBuilder) apply(op string, inputs ...string) string {
 	return out
 }
 
-// output declares an output and returns its name: the one asked for, unless a feature has it.
-func (b *lightgbmBuilder) output(name string, dtype rowcast.DType, shape ...int64) string {
-	for b.taken[name] {
-		name += "_"
-	}
-	b.taken[name] = true
+// output declares an output and returns its name: base, unless a feature has it.
+func (b *lightgbmBuilder) output(base string, dtype rowcast.DType, shape ...int64) string {
+	name := b.graph.unused(base)
 	b.graph.outputs = append(b.graph.outputs, rowcast.Port{Name: name, DType: dtype, Shape: shape})
 	return name
 }

@@ -14,8 +14,8 @@ import (
 // view is how a split sees its feature's value.
 type view uint8
 
-// The views. Numerical splits see the value itself, or NaN instead of zero where the model was trained with zero_as_missing; categorical splits see the
-// integer that C makes of the value, cutting its fraction off.
+// The views. Numerical splits see the value itself, or NaN instead of zero where the model was trained with zero_as_missing; categorical splits see
+// the integer that C makes of the value, cutting its fraction off.
 const (
 	viewValue view = 1 << iota
 	viewZero
@@ -29,8 +29,9 @@ type lightgbmFeature struct {
 	misses  bool // a split says where missing values go
 	splits  bool // a split asks for it
 	kind    rowcast.FeatureType
+	listed  bool      // pandas listed its categories: a value is a code only if it is in the list
 	texts   []string  // category i is the text i
-	numbers []float64 // category i is the number i
+	numbers []float64 // category i is the number i; nil where it is i itself
 }
 
 type lightgbmFeatures struct {
@@ -111,8 +112,8 @@ func (fs *lightgbmFeatures) column(t *lightgbmTree, split int) int {
 	return at
 }
 
-// categories matches the lists of pandas_categorical with the features. The file does not say which list is whose: pandas lists its categorical columns in
-// order, and in the same order are the features that the training was told are categorical, and those whose feature_infos hold categories.
+// categories matches the lists of pandas_categorical with the features. The file does not say which list is whose: pandas lists its categorical
+// columns in order, and in the same order are the features that the training was told are categorical, and those whose feature_infos hold categories.
 func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 	if text := strings.TrimSpace(f.pandas); text == "" || text == "null" || text == "[]" {
 		return nil
@@ -215,14 +216,14 @@ func (f *lightgbmFeature) known(list []any) bool {
 	case len(list) == 0 || len(texts) > 0 && len(numbers) > 0 || repeats(texts) || repeats(numbers):
 		return false
 	case len(texts) > 0:
-		f.kind, f.texts = rowcast.TypeText, texts
+		f.kind, f.listed, f.texts = rowcast.TypeText, true, texts
 		return true
 	case boolean:
 		f.kind = rowcast.TypeBoolean
 	case integral:
 		f.kind = rowcast.TypeBigint
 	}
-	if !counted {
+	if f.listed = true; !counted {
 		f.numbers = numbers
 	}
 	return true
@@ -263,100 +264,111 @@ func (b *lightgbmBuilder) inputs(fs *lightgbmFeatures) string {
 		b.result.Features = append(b.result.Features, f.feature())
 		columns = columns || f.texts != nil || f.numbers != nil
 	}
-	matrix := "features"
 	if columns {
-		var list []string
-		for i := range fs.list {
-			list = append(list, b.columnInput(&fs.list[i], i))
-		}
-		matrix = b.name("matrix")
-		b.graph.node("Concat", list, []string{matrix}, intAttribute("axis", 1))
-	} else {
-		b.taken[matrix] = true
-		b.graph.inputs = append(b.graph.inputs, rowcast.Port{Name: matrix, DType: rowcast.Float64, Shape: []int64{-1, int64(len(fs.list))}})
+		return b.views(fs, b.columns(fs))
 	}
+	const matrix = "features"
+	b.graph.input(rowcast.Port{Name: matrix, DType: rowcast.Float64, Shape: []int64{-1, int64(len(fs.list))}})
 	return b.views(fs, matrix)
 }
 
-// columnInput declares a feature's own input and returns the name of its numbers.
-func (b *lightgbmBuilder) columnInput(f *lightgbmFeature, i int) string {
-	b.taken[f.name] = true
-	port := rowcast.Port{Name: f.name, DType: rowcast.Float64, Shape: []int64{-1, 1}}
-	var keys []byte
-	switch {
-	case f.texts != nil:
-		port.DType = rowcast.String
-		keys = stringTensor(f.texts)
-	case f.numbers != nil:
-		keys = doubleTensor(f.numbers, []int64{int64(len(f.numbers))})
+// columns declares an input for each feature, and returns the name of the matrix of their numbers.
+func (b *lightgbmBuilder) columns(fs *lightgbmFeatures) string {
+	for i := range fs.list {
+		port := rowcast.Port{Name: fs.list[i].name, DType: rowcast.Float64, Shape: []int64{-1, 1}}
+		if fs.list[i].texts != nil {
+			port.DType = rowcast.String
+		}
+		b.graph.input(port)
 	}
-	b.graph.inputs = append(b.graph.inputs, port)
-	if keys == nil {
-		return f.name
+	list := make([]string, len(fs.list))
+	for i := range fs.list {
+		f := &fs.list[i]
+		switch list[i] = f.name; {
+		case f.texts != nil:
+			list[i] = b.encode(f.name, stringTensor(f.texts), len(f.texts))
+		case f.numbers != nil:
+			list[i] = b.encode(f.name, doubleTensor(f.numbers, []int64{int64(len(f.numbers))}), len(f.numbers))
+		}
 	}
-	codes := make([]float64, max(len(f.texts), len(f.numbers)))
+	matrix := b.name("matrix")
+	b.graph.node("Concat", list, []string{matrix}, intAttribute("axis", 1))
+	return matrix
+}
+
+// encode turns each of n categories into its number; any other value is missing, as pandas makes it.
+func (b *lightgbmBuilder) encode(input string, keys []byte, n int) string {
+	codes := make([]float64, n)
 	for c := range codes {
 		codes[c] = float64(c)
 	}
-	out := b.name("codes" + strconv.Itoa(i))
-	// What is not listed is missing, as pandas makes it.
-	b.graph.domainNode(domainML, "LabelEncoder", []string{f.name}, []string{out}, tensorAttribute("keys_tensor", keys), doublesAttribute("values_tensor", codes),
-		doublesAttribute("default_tensor", []float64{math.NaN()}))
+	b.last++
+	out := b.name(strconv.Itoa(b.last))
+	b.graph.domainNode(domainML, "LabelEncoder", []string{input}, []string{out}, tensorAttribute("keys_tensor", keys),
+		doublesAttribute("values_tensor", codes), doublesAttribute("default_tensor", []float64{math.NaN()}))
 	return out
 }
 
-// views makes the columns as the splits see them.
+// views makes the columns as the splits see them, and returns the name of the matrix that holds them.
 func (b *lightgbmBuilder) views(fs *lightgbmFeatures, matrix string) string {
 	var used view
-	zeros := make([]byte, len(fs.list)) // booleans
-	codes := make([]byte, len(fs.list))
 	for i := range fs.list {
-		f := &fs.list[i]
-		if f.texts != nil || f.numbers != nil {
-			f.views &^= viewCode // codes are whole already
+		if f := &fs.list[i]; f.listed {
+			f.views = viewValue // what is no whole number is in no list
 		}
-		used |= f.views
-		zeros[i], codes[i] = byte(flag(f.views&viewZero != 0)), byte(flag(f.views&viewCode != 0))
+		used |= fs.list[i].views
 	}
-	zero, code := matrix, matrix
+	zero := matrix
 	if used&viewZero != 0 {
-		b.scalar("zero_threshold", zeroThreshold)
-		b.scalar("missing", math.NaN())
-		blank := b.apply("LessOrEqual", b.apply("Abs", matrix), b.name("zero_threshold"))
-		if !fs.wide {
-			b.graph.bools(b.name("zero_columns"), zeros)
-			blank = b.apply("And", blank, b.name("zero_columns"))
-		}
-		zero = b.apply("Where", blank, b.name("missing"), matrix)
+		zero = b.withoutZeros(fs, matrix)
 	}
+	source := zero
+	if fs.wide {
+		source = matrix
+	}
+	code := source
 	if used&viewCode != 0 {
-		source := zero
-		if fs.wide {
-			source = matrix
-		}
-		b.scalar("unit", 1)
-		b.last++
-		fraction := b.name(strconv.Itoa(b.last))
-		b.graph.node("Mod", []string{source, b.name("unit")}, []string{fraction}, intAttribute("fmod", 1))
-		code = b.apply("Sub", source, fraction)
-		if !fs.wide {
-			b.graph.bools(b.name("code_columns"), codes)
-			code = b.apply("Where", b.name("code_columns"), code, source)
-		}
+		code = b.withoutFractions(fs, source, used != viewCode)
 	}
-	switch {
-	case fs.wide:
-		return b.concat(matrix, zero, code)
-	case used&viewCode != 0:
+	if !fs.wide {
 		return code
 	}
-	return zero
+	out := b.name("views")
+	b.graph.node("Concat", []string{matrix, zero, code}, []string{out}, intAttribute("axis", 1))
+	return out
 }
 
-func (b *lightgbmBuilder) concat(list ...string) string {
-	out := b.name("views")
-	b.graph.node("Concat", list, []string{out}, intAttribute("axis", 1))
-	return out
+// withoutZeros puts NaN in the place of zeros in the columns of viewZero; in all columns where each view has its own.
+func (b *lightgbmBuilder) withoutZeros(fs *lightgbmFeatures, matrix string) string {
+	bounds := make([]float64, len(fs.list))
+	for i := range bounds {
+		bounds[i] = zeroThreshold
+		if !fs.wide && fs.list[i].views&viewZero == 0 {
+			bounds[i] = -1 // no number's size is below
+		}
+	}
+	b.graph.floats64(b.name("zero_bounds"), bounds, int64(len(bounds)))
+	b.scalar("missing", math.NaN())
+	return b.apply("Where", b.apply("LessOrEqual", b.apply("Abs", matrix), b.name("zero_bounds")), b.name("missing"), matrix)
+}
+
+// withoutFractions cuts fractions off, in the columns of viewCode alone where there are others. An infinite code becomes NaN, which is in no set
+// either.
+func (b *lightgbmBuilder) withoutFractions(fs *lightgbmFeatures, matrix string, others bool) string {
+	b.scalar("unit", 1)
+	b.last++
+	fraction := b.name(strconv.Itoa(b.last))
+	b.graph.node("Mod", []string{matrix, b.name("unit")}, []string{fraction}, intAttribute("fmod", 1))
+	whole := b.apply("Sub", matrix, fraction)
+	if fs.wide || !others {
+		return whole
+	}
+	columns := make([]byte, len(fs.list)) // booleans
+	for i := range fs.list {
+		columns[i] = byte(flag(fs.list[i].views&viewCode != 0))
+	}
+	b.graph.bools(b.name("code_columns"), columns)
+	return b.apply("Where", b.name("code_columns"), whole, matrix)
 }
 
 // metadata names the columns of a matrix, for whoever opens the file elsewhere.

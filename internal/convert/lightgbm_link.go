@@ -88,7 +88,8 @@ func (f *lightgbmFile) classes(o lightgbmObjective) (int, error) {
 	case sums < 1 || sums > maxLightGBMClasses:
 		return 0, damaged(f.lines["num_tree_per_iteration"], "num_tree_per_iteration is %d", sums)
 	case several && (sums < 2 || classes != sums), !several && o.name != "" && sums != 1:
-		return 0, damaged(f.lines["num_tree_per_iteration"], "%d trees per iteration and %d classes do not fit the objective %q", sums, classes, o.name)
+		return 0, damaged(f.lines["num_tree_per_iteration"], "%d trees per iteration and %d classes do not fit the objective %q", sums,
+			classes, o.name)
 	case len(f.trees)%sums != 0:
 		return 0, damaged(f.lines["tree_sizes"], "%d trees can't be iterations of %d", len(f.trees), sums)
 	}
@@ -137,8 +138,8 @@ func (b *lightgbmBuilder) softplus(x string) string {
 	return b.apply("Sub", b.apply("Log", u), b.apply("Div", added, u))
 }
 
-// classification gives probabilities alone: the label is the most probable class, the first of several, for LightGBM as for whoever reads the output. One
-// more output with its operators would cost every call a microsecond.
+// classification gives probabilities alone: the label is the most probable class, the first of several, for LightGBM as for whoever reads the output.
+// One more output with its operators would cost every call a microsecond.
 func (o lightgbmObjective) classification(b *lightgbmBuilder, sum string, sums int) {
 	res := b.result
 	res.Task = rowcast.TaskClassification

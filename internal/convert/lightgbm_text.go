@@ -47,7 +47,8 @@ type lightgbmReader struct {
 	line int // number of the line last read, from 1
 	file *lightgbmFile
 
-	nodes, members int // so far
+	nodes, members int  // so far
+	ended          bool // the line after the last tree was there
 }
 
 func readLightGBM(data []byte) (*lightgbmFile, error) {
@@ -144,42 +145,30 @@ func (r *lightgbmReader) readTrees(line []byte) ([]byte, error) {
 
 // readTail reads what follows the trees: training parameters and the categories of a pandas data frame.
 func (r *lightgbmReader) readTail(line []byte) {
-	ended := bytes.Equal(line, []byte("end of trees"))
 	for more := true; more; line, more = r.next() {
-		if bytes.Equal(line, []byte("end of trees")) {
-			ended = true
-		}
-		if text, ok := bytes.CutPrefix(line, []byte("pandas_categorical:")); ok {
+		switch text, pandas := bytes.CutPrefix(line, []byte("pandas_categorical:")); {
+		case pandas:
 			r.file.pandas, r.file.pandasLine = string(text), r.line
-			continue
-		}
-		if len(line) > 2 && line[0] == '[' && line[len(line)-1] == ']' && utf8.Valid(line) {
+		case bytes.Equal(line, []byte("end of trees")), bytes.HasPrefix(line, []byte("feature importances")):
+			r.ended = true // files before version 3 have only the latter
+		case len(line) > 2 && line[0] == '[' && line[len(line)-1] == ']' && utf8.Valid(line):
 			if key, value, ok := strings.Cut(string(line[1:len(line)-1]), ": "); ok {
 				r.file.parameters[key] = value
 			}
 		}
 	}
-	if ended {
-		r.file.lines["end of trees"] = r.line
-	}
 }
 
-// checkCount notices a file that was cut off between two trees.
+// checkCount notices a file that was cut off.
 func (r *lightgbmReader) checkCount() error {
 	f := r.file
 	sizes, counted := f.header["tree_sizes"]
-	if n := len(strings.Fields(sizes)); counted && n != len(f.trees) {
+	switch n := len(strings.Fields(sizes)); {
+	case counted && n != len(f.trees):
 		return r.fail("it has %d trees, but its header counts %d", len(f.trees), n)
-	}
-	// Files before version 3 have no such line.
-	if _, ended := f.lines["end of trees"]; !ended && !counted {
-		switch f.header["version"] {
-		case "", "v1", "v2":
-		default:
-			return r.fail("the line «end of trees» is missing")
-		}
-	}
-	if len(f.trees) == 0 {
+	case !r.ended:
+		return r.fail("the line «end of trees» is missing")
+	case len(f.trees) == 0:
 		return refused("the LightGBM model has no trees").WithHint("Train it before it is saved.")
 	}
 	return nil

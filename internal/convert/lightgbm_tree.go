@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// lightgbmTree is one tree. Child c of a split is split c where c >= 0, else leaf ^c. A split goes left where the value is at most its threshold, or in
-// its set of categories.
+// lightgbmTree is one tree. Child c of a split is split c where c >= 0, else leaf ^c. A split goes left where the value is at most its threshold, or
+// in its set of categories.
 type lightgbmTree struct {
 	features    []int32
 	thresholds  []float64 // of a categorical split: the index of its set
@@ -186,7 +186,8 @@ func (r *lightgbmReader) checkShape(t *lightgbmTree, number int) error {
 		if t.decisions[at]&decisionCategorical != 0 {
 			set := t.thresholds[at]
 			if set != math.Trunc(set) || set < 0 || set >= float64(len(used)) || used[int(set)] {
-				return r.fail("tree %d has a categorical split with the set %v, which is none of its %d sets or is used twice", number, set, len(used))
+				return r.fail("tree %d has a categorical split with the set %v, which is none of its %d sets or is used twice", number, set,
+					len(used))
 			}
 			used[int(set)] = true
 			r.members += len(t.members(at))

@@ -30,7 +30,7 @@ type ubjReader struct {
 }
 
 func (r *ubjReader) wrong(reason string) *rowcast.Error {
-	return refused("the file is no valid UBJ: %s at byte %d", reason, r.at)
+	return damagedXGBoost("it is no valid UBJ: %s at byte %d", reason, r.at)
 }
 
 // take returns the next n bytes.

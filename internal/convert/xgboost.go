@@ -137,6 +137,7 @@ func (m *xgboost) readNames(learner object) (err error) {
 const (
 	maxFeatures = 100_000
 	maxGroups   = 10_000
+	maxColumns  = 9_000 // inputs of a graph
 )
 
 func (m *xgboost) readParameters(learner object) error {
@@ -163,7 +164,7 @@ func (m *xgboost) readParameters(learner object) error {
 		names []string
 	}{{"feature_names", m.names}, {"feature_types", m.types}} {
 		if n := len(list.names); n != 0 && n != m.features {
-			return refused("the file is damaged: it has %d features and %d %s", m.features, n, list.key)
+			return damagedXGBoost("it has %d features and %d %s", m.features, n, list.key)
 		}
 	}
 	return m.readBase(parameters)
@@ -177,7 +178,7 @@ func counted(o object, key string, least, most int) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < least || n > most {
-		return 0, refused("the model's %s is %q, expected is a number from %d to %d", key, clip(text), least, most)
+		return 0, damagedXGBoost("%s is %q, expected is a number from %d to %d", key, clip(text), least, most)
 	}
 	return n, nil
 }
@@ -190,16 +191,16 @@ func (m *xgboost) readBase(parameters object) error {
 	}
 	list := strings.Split(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"), ",")
 	if len(list) != 1 && len(list) != m.groups {
-		return refused("the file is damaged: it has %d base scores for %d outputs", len(list), m.groups)
+		return damagedXGBoost("it has %d base scores for %d outputs", len(list), m.groups)
 	}
 	for _, item := range list {
 		v, err := strconv.ParseFloat(strings.TrimSpace(item), 32)
 		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
-			return refused("the model's base_score is %q, expected is a number", clip(text))
+			return damagedXGBoost("base_score is %q, expected is a number", clip(text))
 		}
 		margin, ok := baseMargin(m.objective, float32(v))
 		if !ok {
-			return refused("the model's base_score, %s, is no value that the objective %s can start from", clip(text), clip(m.objective))
+			return damagedXGBoost("base_score, %s, is no value that the objective %s can start from", clip(text), clip(m.objective))
 		}
 		m.base = append(m.base, margin)
 	}
@@ -237,7 +238,7 @@ func (m *xgboost) featureList() ([]rowcast.Feature, error) {
 			f.Name = m.names[i]
 		}
 		if f.Name == "" || seen[f.Name] || !utf8.ValidString(f.Name) || strings.ContainsRune(f.Name, 0) {
-			return nil, refused("feature %d of the model has the name %q, which is empty, not UTF-8 or the name of another", i+1, clip(f.Name))
+			return nil, damagedXGBoost("feature %d has the name %q, which is empty, not UTF-8 or the name of another", i+1, clip(f.Name))
 		}
 		seen[f.Name] = true
 		if len(m.types) > 0 {
@@ -248,7 +249,7 @@ func (m *xgboost) featureList() ([]rowcast.Feature, error) {
 				f.Type = rowcast.TypeBoolean
 			case "float", "q":
 			default:
-				return nil, refused("feature %q of the model has the type %q, expected is float, int, i, q or c", clip(f.Name), clip(m.types[i]))
+				return nil, damagedXGBoost("feature %q has the type %q, expected is float, int, i, q or c", clip(f.Name), clip(m.types[i]))
 			}
 		}
 		if m.categories != nil && m.categories[i].texts != nil {
@@ -272,9 +273,15 @@ func (m *xgboost) convert() (*Result, error) {
 			WithHint("Its raw sums could be served, but what they mean can't: convert the model in Python and register the ONNX file.")
 	}
 	if l.classes && m.groups < 2 || !l.classes && l.labels > 0 && m.groups > 1 {
-		return nil, refused("the file is damaged or its model has several targets: objective %s with %d outputs", clip(m.objective), m.groups)
+		return nil, refused("the model's objective %s does not go with its %d outputs", clip(m.objective), m.groups).
+			WithHint("A classification of several labels a row is served as one model per label.")
 	}
 	g := &graph{}
+	if m.categories != nil && len(features) > maxColumns {
+		return nil, refused("the model has %d features, some with named categories", len(features)).
+			WithDetail("Features with named categories make each feature an input of its own, and a graph has at most %d.", maxColumns).
+			WithHint("Train on the codes of the categories.")
+	}
 	input := m.inputs(g, features)
 	result := &Result{
 		TrainedWith: strings.TrimSpace("XGBoost " + m.version), Features: features, Parameters: m.parameters, Attributes: m.attributes, Warnings: m.warnings,

@@ -65,7 +65,7 @@ func (m *xgboost) readCategories(model object) error {
 		return nil
 	}
 	if len(list) != m.features {
-		return refused("the file is damaged: it has %d features and the categories of %d", m.features, len(list))
+		return damagedXGBoost("it has %d features and the categories of %d", m.features, len(list))
 	}
 	all := make([]categories, m.features)
 	found := false
@@ -118,7 +118,7 @@ func categoryTexts(o object, values []float64) (names []string, reason string, e
 		from, ok := index(offsets[i], 0, len(text))
 		to, ok2 := index(offsets[i+1], from, len(text))
 		if !ok || !ok2 {
-			return nil, "", refused("the file is damaged: the names of categories in %s go beyond their text", o.path)
+			return nil, "", damagedXGBoost("the names of categories in %s go beyond their text", o.path)
 		}
 		names = append(names, string(text[from:to]))
 	}

@@ -14,7 +14,8 @@ func (m *xgboost) linear(g *graph, input, output, transform string, negate bool)
 	}
 	start := make([]float32, m.groups)
 	for group := range start {
-		start[group] = weights[m.features*m.groups+group] + sign*m.base[group]
+		// XGBoost (3.2) starts every class of a linear booster from the first base score.
+		start[group] = weights[m.features*m.groups+group] + sign*m.base[0]
 	}
 	n := g.unused
 	g.floats32(n("/nothing"), []float32{0})

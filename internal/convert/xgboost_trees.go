@@ -63,7 +63,7 @@ func (m *xgboost) readWeights(o object, key string, count int) error {
 		return err
 	}
 	if len(weights) != count {
-		return refused("the file is damaged: %s has %d entries, expected are %d", key, len(weights), count)
+		return damagedXGBoost("%s has %d entries, expected are %d", key, len(weights), count)
 	}
 	m.weights = narrowed(weights)
 	return nil
@@ -83,7 +83,7 @@ func (m *xgboost) readForest(booster object) error {
 		return err
 	}
 	if len(groups) != len(trees) {
-		return refused("the file is damaged: it has %d trees and %d entries of tree_info", len(trees), len(groups))
+		return damagedXGBoost("it has %d trees and %d entries of tree_info", len(trees), len(groups))
 	}
 	m.trees = make([]xgboostTree, len(trees))
 	placed := make([]bool, len(trees))
@@ -97,7 +97,7 @@ func (m *xgboost) readForest(booster object) error {
 			}
 		}
 		if placed[at] {
-			return refused("the file is damaged: tree %d is there twice", at)
+			return damagedXGBoost("tree %d is there twice", at)
 		}
 		placed[at] = true
 		if err := m.trees[at].read(o); err != nil {
@@ -105,7 +105,7 @@ func (m *xgboost) readForest(booster object) error {
 		}
 		group, ok := index(groups[at], 0, m.groups-1)
 		if !ok {
-			return refused("the file is damaged: tree %d belongs to output %v of %d", at, groups[at], m.groups)
+			return damagedXGBoost("tree %d belongs to output %v of %d", at, groups[at], m.groups)
 		}
 		m.trees[at].group = group
 	}
@@ -176,7 +176,7 @@ func (t *xgboostTree) read(o object) (err error) {
 	n := len(t.left)
 	if n == 0 || len(t.right) != n || len(t.features) != n || len(t.conditions) != n || len(t.defaultLeft) != n ||
 		len(t.splitTypes) != 0 && len(t.splitTypes) != n || len(t.categoryStart) != len(t.categoryNodes) || len(t.ofNodes) != len(t.categoryNodes) {
-		return refused("the file is damaged: the lists of %s are empty or differ in length", o.path)
+		return damagedXGBoost("the lists of %s are empty or differ in length", o.path)
 	}
 	return nil
 }
@@ -201,13 +201,12 @@ func (m *xgboost) ensemble(negate bool) (*ensemble, error) {
 	return e, nil
 }
 
-// leaf is what a tree's leaf adds to the sum. A dart booster takes each tree's answer with the base score, subtracts the base score and scales the rest;
-// what rounding leaves of that is part of the answer.
+// leaf is what a tree's leaf adds to the sum: its value, which a dart booster scales.
 func (m *xgboost) leaf(tree int, value float32) float32 {
 	if m.booster != "dart" {
 		return value
 	}
-	return float32(value * m.weights[tree])
+	return value * m.weights[tree]
 }
 
 // step is a node yet to be written, with the branches that lead to it.
@@ -226,16 +225,20 @@ type edge struct {
 func (t *xgboostTree) write(e *ensemble, features int, leaf func(float32) float32) error {
 	e.begin()
 	seen := make([]bool, len(t.left))
-	sets := t.sets()
+	sets, err := t.sets()
+	if err != nil {
+		return err
+	}
 	todo := []step{{}}
 	for len(todo) > 0 {
 		s := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		if seen[s.node] {
-			return refused("the file is damaged: node %d of a tree has two parents", s.node)
+			return damagedXGBoost("node %d of a tree has two parents", s.node)
 		}
 		if s.depth > maxTreeDepth {
-			return refused("a tree of the model is deeper than %d nodes, with its sets of categories written as comparisons", maxTreeDepth)
+			return refused("a tree of the model is deeper than %d nodes, with its sets of categories written as comparisons", maxTreeDepth).
+				WithHint("Train with a smaller max_depth, or with fewer categories.")
 		}
 		seen[s.node] = true
 		if t.left[s.node] == -1 {
@@ -246,11 +249,10 @@ func (t *xgboostTree) write(e *ensemble, features int, leaf func(float32) float3
 		right, ok2 := index(t.right[s.node], 1, len(t.left)-1)
 		feature, ok3 := index(t.features[s.node], 0, features-1)
 		if !ok || !ok2 || !ok3 {
-			return refused("the file is damaged: node %d of a tree names a node or feature that does not exist", s.node)
+			return damagedXGBoost("node %d of a tree names a node or feature that does not exist", s.node)
 		}
 		bounds := []float32{float32(t.conditions[s.node])}
 		if len(t.splitTypes) > 0 && t.splitTypes[s.node] == 1 {
-			var err error
 			if bounds, err = t.bounds(s.node, sets); err != nil {
 				return err
 			}
@@ -296,25 +298,30 @@ func (e *ensemble) compare(from []edge, feature int, bounds []float32, defaultLe
 	return append(left, from...), right
 }
 
-// sets finds the entry of a node in the lists of categories.
-func (t *xgboostTree) sets() map[int]int {
+// sets finds the entry of a node in the lists of categories. Together the sets are no longer than the list, so that no part of it is read twice.
+func (t *xgboostTree) sets() (map[int]int, error) {
 	if len(t.categoryNodes) == 0 {
-		return nil
+		return nil, nil
 	}
 	sets := make(map[int]int, len(t.categoryNodes))
+	left := len(t.categories)
 	for i, node := range t.categoryNodes {
-		if n, ok := index(node, 0, len(t.left)-1); ok {
-			sets[n] = i
+		n, ok := index(node, 0, len(t.left)-1)
+		size, ok2 := index(t.ofNodes[i], 0, left)
+		if !ok || !ok2 {
+			return nil, damagedXGBoost("a tree's sets of categories do not fit its nodes or its list")
 		}
+		sets[n] = i
+		left -= size
 	}
-	return sets
+	return sets, nil
 }
 
 // bounds are the codes at which membership in a node's set of categories changes, in ascending order.
 func (t *xgboostTree) bounds(node int, sets map[int]int) ([]float32, error) {
 	at, ok := sets[node]
 	if !ok {
-		return nil, refused("the file is damaged: node %d of a tree splits by category and has no set of categories", node)
+		return nil, damagedXGBoost("node %d of a tree splits by category and has no set of categories", node)
 	}
 	start, ok := index(t.categoryStart[at], 0, len(t.categories))
 	size, ok2 := 0, false
@@ -322,14 +329,14 @@ func (t *xgboostTree) bounds(node int, sets map[int]int) ([]float32, error) {
 		size, ok2 = index(t.ofNodes[at], 0, len(t.categories)-start)
 	}
 	if !ok2 {
-		return nil, refused("the file is damaged: the categories of node %d of a tree are not in its list", node)
+		return nil, damagedXGBoost("the categories of node %d of a tree are not in its list", node)
 	}
 	codes := slices.Clone(t.categories[start : start+size])
 	slices.Sort(codes)
 	bounds := make([]float32, 0, 2)
 	for _, code := range codes {
 		if _, ok := index(code, 0, maxCategory-1); !ok {
-			return nil, refused("the file is damaged: node %d of a tree has the category %v", node, code)
+			return nil, damagedXGBoost("node %d of a tree has the category %v", node, code)
 		}
 		switch n := len(bounds); {
 		case n > 0 && float64(bounds[n-1]) == code:

@@ -88,6 +88,11 @@ models = {
     "constant": train("regression", signal, min_data_in_leaf=n),
     "linear": train("regression", signal, cat=(), linear_tree=True),
 }
+# After early stopping the model ends with its best iteration, and so does its file.
+d = lgb.Dataset(X[:300], two[:300], feature_name=NAMES)
+models["early_stopped"] = lgb.train({**BASE, "objective": "binary", "learning_rate": 0.6}, d, 60, valid_sets=[lgb.Dataset(X[750:], two[750:], reference=d)],
+                                    callbacks=[lgb.early_stopping(4, verbose=False)])
+assert 0 < models["early_stopped"].best_iteration == models["early_stopped"].num_trees() < 56
 models["mixed"] = train("regression", signal, 3, cat=(4,), zero_as_missing=True, init=train("regression", signal, 3))
 
 expected = {}
