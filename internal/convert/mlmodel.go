@@ -17,7 +17,7 @@ import (
 const (
 	maxAliases   = 100
 	maxYAMLDepth = 64
-	maxColumns   = 100_000
+	maxSignature   = 100_000
 )
 
 // mlmodel is the file MLmodel of an MLflow model folder.
@@ -76,8 +76,8 @@ func parseColumns(schema []byte) (columns []column, named bool, err error) {
 	if err := json.Unmarshal(schema, &specs); err != nil {
 		return nil, false, refused("the signature's inputs in %s can't be read", mlmodelName).WithCause(err)
 	}
-	if len(specs) > maxColumns {
-		return nil, false, rowcast.Errorf(rowcast.CodeTooLarge, "the signature's %d inputs are more than %d", len(specs), maxColumns)
+	if len(specs) > maxSignature {
+		return nil, false, rowcast.Errorf(rowcast.CodeTooLarge, "the signature's %d inputs are more than %d", len(specs), maxSignature)
 	}
 	seen := map[string]bool{}
 	for _, s := range specs {
