@@ -17,7 +17,7 @@ import (
 const (
 	maxAliases   = 100
 	maxYAMLDepth = 64
-	maxSignature   = 100_000
+	maxSignature = 100_000
 )
 
 // mlmodel is the file MLmodel of an MLflow model folder.
