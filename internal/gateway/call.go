@@ -31,13 +31,14 @@ const (
 	verbValidateUpload = verb('V')
 	verbValidateStored = verb('A')
 	verbDrop           = verb('D')
+	verbConverted      = verb('C') // a chunk of what the artifact was converted to, after V or A
 )
 
 // known reports whether a call may start with v.
-func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVAD", byte(v)) >= 0 }
+func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVADC", byte(v)) >= 0 }
 
 // row reports whether the answer is a row; the others are answered in the command tag.
-func (v verb) row() bool { return strings.IndexByte("PjiVAF", byte(v)) >= 0 }
+func (v verb) row() bool { return strings.IndexByte("PjiVAFC", byte(v)) >= 0 }
 
 // wants is what the engine is asked for.
 func (v verb) wants() rowcast.Verb {
@@ -62,6 +63,7 @@ type request struct {
 	format  rowcast.Format
 	payload string // features, hexadecimal chunk, or options
 	upload  string
+	chunk   int
 	sha256  [32]byte
 }
 
@@ -128,6 +130,13 @@ func parseBody(v verb, rest string) (request, *rowcast.Error) {
 			return r, malformed("upload name")
 		}
 		r.upload, r.payload = id, payload
+		return r, nil
+	case verbConverted:
+		n, err := strconv.ParseUint(rest, 10, 20)
+		if err != nil {
+			return r, malformed("chunk number")
+		}
+		r.chunk = int(n)
 		return r, nil
 	case verbDrop:
 		if !plainName(rest) {
