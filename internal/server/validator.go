@@ -48,7 +48,7 @@ func (v *validator) ValidateStored(ctx context.Context, sha [32]byte, options []
 		return nil, nil, err
 	}
 	if err := verify(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return v.ValidateUpload(ctx, artifact, options)
 }
