@@ -31,10 +31,11 @@ const (
 	verbValidateUpload = verb('V')
 	verbValidateStored = verb('A')
 	verbDrop           = verb('D')
+	verbLogged         = verb('L') // one of the five answered in the tag, whose prediction is logged
 )
 
 // known reports whether a call may start with v.
-func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVAD", byte(v)) >= 0 }
+func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVADL", byte(v)) >= 0 }
 
 // row reports whether the answer is a row; the others are answered in the command tag.
 func (v verb) row() bool { return strings.IndexByte("PjiVAF", byte(v)) >= 0 }
@@ -63,6 +64,7 @@ type request struct {
 	payload string // features, hexadecimal chunk, or options
 	upload  string
 	sha256  [32]byte
+	log     string // header of a call that is logged; "" where it is not
 }
 
 const (
@@ -94,6 +96,8 @@ func parseBody(body string) (request, *rowcast.Error) {
 	r := request{verb: verb(body[0])}
 	rest := body[1:]
 	switch r.verb {
+	case verbLogged:
+		return parseLogged(rest)
 	case verbNoop, verbWait, verbRaise, verbFetch:
 		if rest != "" {
 			return r, malformed("text after the verb")
