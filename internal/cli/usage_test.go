@@ -61,7 +61,7 @@ func TestUsageErrors(t *testing.T) {
 			require.Contains(t, errOut, "--help\n")
 		})
 	}
-	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 3")
+	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 5")
 }
 
 func TestADatabaseThatIsDown(t *testing.T) {
@@ -93,7 +93,7 @@ func TestADatabaseWithoutRowcast(t *testing.T) {
 	for _, line := range []string{"model list", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"), "gateway rotate"} {
 		require.Contains(t, db.fails(t, 1, strings.Fields(line)...), "rowcast migrate up", line)
 	}
-	require.Equal(t, "version 0 of 3\n", db.does(t, "migrate", "version"))
+	require.Equal(t, "version 0 of 5\n", db.does(t, "migrate", "version"))
 	out := db.does(t, "migrate", "up")
 	require.Contains(t, out, "schema from version 0 to 5\nSQL functions replaced\n")
 	require.Contains(t, out, "search_path of database "+db.Name+" is now")
@@ -129,7 +129,7 @@ func TestTheDatabaseComesFromTheFlagElseTheEnvironment(t *testing.T) {
 	require.Equal(t, "version 5 of 5\n", out, "the PG* variables")
 	t.Setenv("DATABASE_URL", other.URL)
 	_, out = list()
-	require.Equal(t, "version 0 of 3\n", out, "DATABASE_URL wins over them")
+	require.Equal(t, "version 0 of 5\n", out, "DATABASE_URL wins over them")
 	_, out = list("--database-url", named.URL)
 	require.Equal(t, "version 5 of 5\n", out, "the flag wins over both")
 }

@@ -68,7 +68,7 @@ func Default() Config {
 		Deadline:       30 * time.Second,
 		Poll:           10 * time.Second,
 		RecordQueue:    10000,
-		RecordInterval: 200 * time.Millisecond,
+		RecordInterval: 50 * time.Millisecond,
 		StopTimeout:    20 * time.Second,
 		ValidateMemory: 2 << 30,
 		ValidateTime:   20 * time.Second,

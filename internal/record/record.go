@@ -20,7 +20,7 @@ type Options struct {
 	Rows     int           // that may wait to be committed; 10,000
 	Bytes    int           // that those may have; 64 MiB
 	Batch    int           // rows at which writing begins before the interval is over; 2,000
-	Interval time.Duration // from a row's arrival to its being written; 200 ms
+	Interval time.Duration // from a row's arrival to its being written; 50 ms
 	Logger   *slog.Logger  // nil: discard
 	Metrics  *Metrics      // nil: unregistered ones
 }
@@ -37,7 +37,7 @@ func (o Options) withDefaults() Options {
 	}
 	o.Batch = min(o.Batch, o.Rows)
 	if o.Interval <= 0 {
-		o.Interval = 200 * time.Millisecond
+		o.Interval = 50 * time.Millisecond
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
