@@ -70,13 +70,11 @@ func (a *answer) observeClass(o *rowcast.Observation, l label) {
 		o.Probabilities = nil
 	}
 	o.Probability = math.NaN()
-	at := slices.IndexFunc(a.model.labels, func(m label) bool { return m.textual == l.textual && m.text == l.text && m.number == l.number })
-	if len(a.model.labels) == 0 && !l.textual {
-		at = int(l.number)
-	} else if at < 0 && l.textual { // a graph may give its own text for labels that the version declares otherwise
-		at = slices.IndexFunc(a.model.labels, func(m label) bool { return m.text == l.text })
-	} else if at < 0 {
-		at = slices.IndexFunc(a.model.labels, func(m label) bool { return !m.textual && m.number == l.number })
+	at := int(l.number)
+	if len(a.model.labels) > 0 || l.textual {
+		at = slices.IndexFunc(a.model.labels, func(m label) bool {
+			return l.textual && m.text == l.text || !l.textual && !m.textual && m.number == l.number
+		})
 	}
 	if at >= 0 && at < len(o.Probabilities) {
 		o.Probability = o.Probabilities[at]

@@ -121,7 +121,7 @@ func TestEveryKindOfModelCanBeLogged(t *testing.T) {
 	logged(t, conn, "iris", 1)
 	require.Equal(t, 1, one[int](t, conn, `SELECT count(*) FROM ml.predictions WHERE model = 'iris' AND outputs = $1::jsonb AND inputs = '{"X": [[5.1, 3.5, 1.4, 0.2], [6.3, 2.5, 4.9, 1.5]]}'
 		AND encode(sha256(convert_to(inputs::text, 'UTF8')), 'hex') = input_hash`, answer))
-	require.Equal(t, one[string](t, conn, "SELECT predict_proba('iris@1', "+irisRow+")::text"), "{1.0000001,0,0}")
+	require.Equal(t, "{1.0000001,0,0}", one[string](t, conn, "SELECT predict_proba('iris@1', "+irisRow+")::text"))
 	require.Equal(t, 1.0000001, one[float64](t, conn, "SELECT probability FROM ml.predictions WHERE reference = 'iris@1'"))
 
 	// A promotion that is rolled back leaves predictions that still tell what made them.
