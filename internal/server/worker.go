@@ -148,7 +148,7 @@ func (w *Worker) Stop(ctx context.Context) error {
 			errs = append(errs, w.gateway.Stop(ctx))
 		}
 		if w.recorder != nil { // after the last call
-			errs = append(errs, w.recorder.Stop(ctx))
+			errs = append(errs, w.flush(ctx))
 		}
 		if w.cancel != nil {
 			w.cancel()
@@ -169,6 +169,17 @@ func (w *Worker) Stop(ctx context.Context) error {
 		w.stopErr = errors.Join(errs...)
 	})
 	return w.stopErr
+}
+
+// flush writes what is left of the log of predictions. Calls that would not end must not cost it its time: it has a few seconds in any case.
+func (w *Worker) flush(ctx context.Context) error {
+	const least = 5 * time.Second
+	if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && time.Until(deadline) < least {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), least)
+		defer cancel()
+	}
+	return w.recorder.Stop(ctx)
 }
 
 func (w *Worker) credentials(ctx context.Context) (gateway.Credentials, error) {
