@@ -118,12 +118,14 @@ CREATE TABLE ml_private.route (
     version  integer NOT NULL,
     call     text NOT NULL,
     readers  regrole[] NOT NULL,
-    key      bytea NOT NULL
+    key      bytea NOT NULL,
+    sealed   text
 ) WITH (fillfactor = 50);
 CREATE INDEX route_model ON ml_private.route (model_id);
 COMMENT ON TABLE ml_private.route IS 'Each way to name a version (churn, churn@3, churn@challenger) with what a call needs.';
 COMMENT ON COLUMN ml_private.route.readers IS 'Who may use the model; PUBLIC, where granted, is the first.';
 COMMENT ON COLUMN ml_private.route.key IS 'The gateway''s key, here too so that a prediction looks at one row.';
+COMMENT ON COLUMN ml_private.route.sealed IS 'The same behind the gateway''s token, where dblink is Rowcast''s own and a call needs no code over its text.';
 COMMENT ON COLUMN ml_private.route.call IS 'The middle of a gateway call: the spec and name@version.';
 
 REVOKE ALL ON ALL TABLES IN SCHEMA ml_private FROM PUBLIC;

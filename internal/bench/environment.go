@@ -162,7 +162,8 @@ func (b *bench) close() {
 func (b *bench) clock(ctx context.Context, sql string, args ...any) (time.Duration, error) {
 	var value any
 	began := time.Now()
-	err := b.conn.QueryRow(ctx, sql, args...).Scan(&value)
+	// Planned anew, since a cached plan does not change with the settings.
+	err := b.conn.QueryRow(ctx, sql, append([]any{pgx.QueryExecModeExec}, args...)...).Scan(&value)
 	return time.Since(began), postgres.Error(err)
 }
 

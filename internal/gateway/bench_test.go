@@ -78,11 +78,11 @@ func BenchmarkShare(b *testing.B) {
 			text := seal(secret.Key, body)
 			b.ReportAllocs()
 			for b.Loop() {
-				mac, body, _ := splitMAC(text)
-				if ok, _ := g.vault.matches(g.ctx, &s.sealer, mac, body); !ok {
+				c, _ := unseal(text)
+				if ok, _ := g.vault.matches(g.ctx, &s.sealer, &c); !ok {
 					b.Fatal("code")
 				}
-				if err := s.call(body); err != nil {
+				if err := s.call(c.verb, c.rest); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -73,28 +73,45 @@ const (
 	maxNameBytes = 4 * 63 // a PostgreSQL identifier holds 63 bytes; four times that leaves room for other encodings
 )
 
-// splitMAC parts a query's text into its code and its body; ok is false where it has none and so is no call at all.
-func splitMAC(query string) (mac, body string, ok bool) {
-	if len(query) < macDigits+2 || query[macDigits] != ' ' {
-		return "", "", false
-	}
-	mac = query[:macDigits]
-	for i := range macDigits {
-		if !lowerHex(mac[i]) {
-			return "", "", false
-		}
-	}
-	return mac, query[macDigits+1:], true
+// sealed is a query's text with what proves that it comes from Rowcast's functions: a code over the body, CODE SP BODY, or, where nobody else can send
+// anything over the connection, the token in the body's middle, VERB SP TOKEN REST.
+type sealed struct {
+	proof string // 32 lower-case hexadecimal digits
+	token bool   // it is the token
+	body  string // what the code is over
+	verb  verb
+	rest  string // of the body, behind the verb
 }
 
-// parseBody parses a body whose code was right. Its errors therefore mean that the installed SQL functions are of another version than the
+// unseal parts a query's text; ok is false where it has no proof and so is no call at all.
+func unseal(query string) (c sealed, ok bool) {
+	if len(query) < macDigits+2 {
+		return c, false
+	}
+	if c.token = query[1] == ' '; c.token {
+		c.verb, c.proof, c.rest = verb(query[0]), query[2:2+macDigits], query[2+macDigits:]
+	} else {
+		c.proof, c.body = query[:macDigits], query[macDigits+1:]
+		c.verb, c.rest = verb(c.body[0]), c.body[1:]
+		if query[macDigits] != ' ' {
+			return c, false
+		}
+	}
+	for i := range macDigits {
+		if !lowerHex(c.proof[i]) {
+			return c, false
+		}
+	}
+	return c, true
+}
+
+// parseBody parses a body whose proof was right. Its errors therefore mean that the installed SQL functions are of another version than the
 // sidecar; they have CodeProtocol.
-func parseBody(body string) (request, *rowcast.Error) {
-	if body == "" || !verb(body[0]).known() {
+func parseBody(v verb, rest string) (request, *rowcast.Error) {
+	if !v.known() {
 		return request{}, malformed("unknown verb")
 	}
-	r := request{verb: verb(body[0])}
-	rest := body[1:]
+	r := request{verb: v}
 	switch r.verb {
 	case verbLogged:
 		return parseLogged(rest)

@@ -41,9 +41,29 @@ type secrets struct {
 	generation  uint64
 	password    string
 	stored      scram.StoredCredentials
-	key         []byte
-	previousKey []byte
+	calls       callKey
+	previous    callKey
 	previousEnd time.Time
+}
+
+// callKey is what proves that a call comes from Rowcast's functions.
+type callKey struct {
+	key   []byte // of the code over a call's body; nil where nothing is known yet
+	token string // 32 hexadecimal digits
+}
+
+func newCallKey(key []byte) callKey {
+	digest := sha256.Sum256(append([]byte("token"), key...))
+	return callKey{key: append([]byte(nil), key...), token: hex.EncodeToString(digest[:macDigits/2])}
+}
+
+// holds reports whether c is sealed with k.
+func (k *callKey) holds(s *sealer, c *sealed) bool {
+	proof := bytesOf(k.token)
+	if !c.token {
+		proof = s.code(k.key, c.body)
+	}
+	return subtle.ConstantTimeCompare(proof, bytesOf(c.proof)) == 1
 }
 
 // vault holds the current secrets and fetches new ones where they do not match.
@@ -75,12 +95,12 @@ func (v *vault) set(c Credentials) error {
 	v.setting.Lock()
 	defer v.setting.Unlock()
 	old := v.current.Load()
-	if old.password == c.Password && subtle.ConstantTimeCompare(old.key, c.Key) == 1 {
+	if old.password == c.Password && subtle.ConstantTimeCompare(old.calls.key, c.Key) == 1 {
 		return nil
 	}
-	next := &secrets{generation: old.generation + 1, password: c.Password, key: append([]byte(nil), c.Key...)}
-	if old.key != nil {
-		next.previousKey, next.previousEnd = old.key, time.Now().Add(previousKeyGrace)
+	next := &secrets{generation: old.generation + 1, password: c.Password, calls: newCallKey(c.Key)}
+	if old.calls.key != nil {
+		next.previous, next.previousEnd = old.calls, time.Now().Add(previousKeyGrace)
 	}
 	var err error
 	if next.stored, err = v.derive(c.Password); err != nil {
@@ -173,21 +193,17 @@ func (c *sealer) finish() []byte {
 	return c.text[:]
 }
 
-// matches reports whether mac is the code of body under the current key, the previous one for a while, or one that a refresh brings.
-func (v *vault) matches(ctx context.Context, c *sealer, mac, body string) (bool, error) {
-	return v.check(ctx, func(key []byte) bool { return subtle.ConstantTimeCompare(c.code(key, body), bytesOf(mac)) == 1 })
-}
-
-func (v *vault) check(ctx context.Context, holds func(key []byte) bool) (bool, error) {
-	s := v.current.Load()
-	if s.key != nil && holds(s.key) {
+// matches reports whether a call is sealed with the current key, the previous one for a while, or one that a refresh brings.
+func (v *vault) matches(ctx context.Context, s *sealer, c *sealed) (bool, error) {
+	now := v.current.Load()
+	if now.calls.key != nil && now.calls.holds(s, c) {
 		return true, nil
 	}
-	if s.previousKey != nil && time.Now().Before(s.previousEnd) && holds(s.previousKey) {
+	if now.previous.key != nil && time.Now().Before(now.previousEnd) && now.previous.holds(s, c) {
 		return true, nil
 	}
-	s, err := v.renewed(ctx, s)
-	return s != nil && holds(s.key), err
+	now, err := v.renewed(ctx, now)
+	return now != nil && now.calls.holds(s, c), err
 }
 
 // bytesOf is s as bytes without a copy. They must not be written to.

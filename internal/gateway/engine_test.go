@@ -140,6 +140,11 @@ func seal(key []byte, body string) string {
 	return hex.EncodeToString(sum[:])[:32] + " " + body
 }
 
+func withToken(key []byte, body string) string {
+	sum := sha256.Sum256(append([]byte("token"), key...))
+	return body[:1] + " " + hex.EncodeToString(sum[:])[:32] + body[1:]
+}
+
 // tag sends a body and returns the command tag of the answer.
 func (c *client) tag(body string) string {
 	c.t.Helper()

@@ -98,11 +98,19 @@ func FuzzCall(f *testing.F) {
 	for _, body := range []string{
 		"N", "W", "E", "F", predict("{1,2}"), within("1.5min", "x"), "U a 00ff", "V a {}", "D a", "A " + strings.Repeat("ab", 32) + " {}", "",
 		"l " + spec + " größe@12 250ms j{}", "p " + spec + " @1 - b", "p " + spec + " a@99999999999 - b",
+		withToken(secret.Key, predict("1")), seal(secret.Key, "N"),
 	} {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		r, err := parseBody(body)
+		if c, ok := unseal(body); ok {
+			require.Len(t, c.proof, macDigits)
+			require.True(t, c.token || c.body != "")
+		}
+		if body == "" {
+			return
+		}
+		r, err := parseBody(verb(body[0]), body[1:])
 		if err != nil {
 			require.Equal(t, "08P01", SQLState(err.Code))
 			return
@@ -133,6 +141,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(message(seal(secret.Key, predict("echo "+strings.Repeat("x", 100)))), "F")
 	f.Add(message(seal(secret.Key, predict("refuse"))), "E")
 	f.Add([]byte{'Q', 0xff, 0, 0, 0}, "W")
+	f.Add(message(withToken(secret.Key, predict("echo 1"))), "W")
 	g := fuzzGateway()
 	f.Fuzz(func(t *testing.T, in []byte, body string) {
 		if strings.Contains(body, "stubborn") || strings.Contains(body, "sleep") || bytes.Contains(in, []byte("sleep")) {

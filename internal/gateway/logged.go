@@ -26,7 +26,7 @@ func parseLogged(rest string) (request, *rowcast.Error) {
 	if !found || body == "" || strings.IndexByte("plQJI", body[0]) < 0 {
 		return request{verb: verbLogged}, malformed("call that is logged")
 	}
-	r, err := parseBody(body)
+	r, err := parseBody(verb(body[0]), body[1:])
 	r.log = header
 	return r, err
 }

@@ -212,15 +212,15 @@ func (s *session) query(size int) error {
 		s.backend = pgproto3.NewBackend(s.frames, s.conn) // the old one would keep its large buffer until the next message
 		_ = s.conn.SetReadDeadline(time.Time{})
 	}
-	mac, body, ok := splitMAC(text)
+	c, ok := unseal(text)
 	if !ok {
 		return s.plain(text)
 	}
-	matches, err := s.g.vault.matches(s.g.ctx, &s.sealer, mac, body)
+	matches, err := s.g.vault.matches(s.g.ctx, &s.sealer, &c)
 	if !matches {
 		return s.reject(err)
 	}
-	return s.call(body)
+	return s.call(c.verb, c.rest)
 }
 
 // refuse reads over a message that the gateway will not take in and answers its call with e.
@@ -229,23 +229,28 @@ func (s *session) refuse(e *rowcast.Error) error {
 	if err != nil {
 		return err
 	}
-	mac, v := string(head[5:5+macDigits]), verb(head[5+macDigits+1])
-	secrets := s.g.vault.current.Load()
-	if s.frames.left < len(head) || head[5+macDigits] != ' ' || !v.known() || secrets.key == nil {
+	c, ok := unseal(string(head[5:]))
+	calls := &s.g.vault.current.Load().calls
+	if s.frames.left < len(head) || !ok || !c.verb.known() || calls.key == nil {
 		if err := s.frames.skip(io.Discard); err != nil {
 			return err
 		}
 		return s.reject(nil)
 	}
 	_ = s.conn.SetReadDeadline(time.Now().Add(transferTimeout))
-	s.sealer.start(secrets.key)
+	s.sealer.start(calls.key)
 	if err := s.frames.skip(&bodyHash{sealer: &s.sealer, skip: macDigits + 1}); err != nil {
 		return err
 	}
 	_ = s.conn.SetReadDeadline(time.Time{})
-	if subtle.ConstantTimeCompare(s.sealer.finish(), []byte(mac)) != 1 {
+	proof := bytesOf(calls.token)
+	if !c.token {
+		proof = s.sealer.finish()
+	}
+	if subtle.ConstantTimeCompare(proof, bytesOf(c.proof)) != 1 {
 		return s.reject(nil)
 	}
+	v := c.verb
 	s.abandon("another call came on its connection")
 	s.clear()
 	s.pendingRow = v.row()
@@ -314,9 +319,9 @@ func (s *session) unsupported(format string, args ...any) error {
 	return s.flushReady()
 }
 
-// call answers a call whose code was right.
-func (s *session) call(body string) error {
-	r, malformed := parseBody(body)
+// call answers a call whose proof was right.
+func (s *session) call(v verb, rest string) error {
+	r, malformed := parseBody(v, rest)
 	if r.verb == verbWait && malformed == nil {
 		s.failed, s.value, s.hasValue = nil, nil, false
 		return s.wait()

@@ -130,7 +130,7 @@ func TestNothingButPredictionsCanBeHadFromTheGateway(t *testing.T) {
 		require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', "+irisRow+")"))
 		for _, sql := range []string{
 			"SELECT * FROM ml_private.gateway", "SELECT * FROM ml_private.artifact_chunk", "SELECT ml_private.gateway_key()",
-			"SELECT ml_private.call_scalar('p', 'diabetes', 'b')", "SELECT ml_private.exchange('\\x00', 'N', false)", "SELECT ml_private.connect()",
+			"SELECT ml_private.call('p', 'diabetes', 'b', NULL)", "SELECT sealed FROM ml_private.route", "SELECT ml_private.exchange('\\x00', 'N', false)", "SELECT ml_private.connect()",
 			"SELECT " + dblink + ".dblink_connect('mine', 'rowcast_gateway')", "SELECT ml_private.dblink_get_connections()",
 		} {
 			refused(t, conn, "42501", sql)
@@ -192,6 +192,7 @@ func TestAHostileSearchPathChangesNothing(t *testing.T) {
 		CREATE FUNCTION evil.pg_has_role(text, oid, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
 		CREATE FUNCTION evil.gt(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
 		CREATE OPERATOR evil.> (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.gt);
+		CREATE OPERATOR evil.<> (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.gt);
 		CREATE FUNCTION evil.eq(oid, oid) RETURNS boolean LANGUAGE sql AS 'SELECT evil.boom()::boolean';
 		CREATE OPERATOR evil.= (LEFTARG = oid, RIGHTARG = oid, FUNCTION = evil.eq);
 		CREATE FUNCTION evil.cat(bytea, bytea) RETURNS bytea LANGUAGE sql AS 'SELECT evil.boom()::bytea';
@@ -206,6 +207,28 @@ func TestAHostileSearchPathChangesNothing(t *testing.T) {
 	refused(t, conn, "42704", "SELECT ml.predict('nothing', ARRAY[1, 2])")
 	refused(t, conn, "22023", "SELECT ml.predict_label('iris', ARRAY[1, 2])")
 	require.Equal(t, "setosa", one[string](t, pgtest.Connect(t, plainURL+"&options=-csearch_path%3Devil"), "SELECT ml.predict_label('iris', '{5.1,3.5,1.4,0.2}'::pg_catalog.text)"), "from the first call on")
+}
+
+// row_to_json() uses the casts to json that a user's types have: they must run with the user's rights.
+func TestTypesOfTheCallerRunNoCodeAsTheOwner(t *testing.T) {
+	s := start(t)
+	s.register(t, demo("iris_v2"), "iris")
+	plain, plainURL := s.Role(t, "")
+	exec(t, s.Conn(t), fmt.Sprintf("SELECT ml.grant_model('iris', '%[1]s'); CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO %[1]s", plain))
+	conn := pgtest.Connect(t, plainURL)
+	exec(t, conn, `
+		CREATE TYPE evil.length AS ENUM ('5.1');
+		CREATE TABLE evil.ran (role name);
+		CREATE FUNCTION evil.json(evil.length) RETURNS json LANGUAGE plpgsql AS
+			$$ BEGIN IF current_user <> session_user THEN RAISE EXCEPTION 'evil runs as %', current_user; END IF; RETURN '5.1'; END $$;
+		CREATE CAST (evil.length AS json) WITH FUNCTION evil.json(evil.length)`)
+	for _, f := range []string{"predict_label('iris', x)", "predict_proba('iris', x)::text", "predict_json('iris', x)::text"} {
+		require.Contains(t, one[string](t, conn, "SELECT "+f+" FROM (SELECT '5.1'::evil.length AS sepal_length, 3.5 AS sepal_width, 1.4 AS petal_length, 0.2 AS petal_width) x"),
+			map[bool]string{true: "0.9", false: "setosa"}[strings.HasPrefix(f, "predict_proba")])
+	}
+	refused(t, conn, "22023", "SELECT ml.call_record('W', 'iris', '{}')")
+	refused(t, conn, "22023", "SELECT ml.call_record(E'p \n', 'iris', '{}')")
+	refused(t, conn, "22023", "SELECT ml.call_record(NULL, 'iris', '{}')")
 }
 
 // Settings of the caller must not change a prediction.

@@ -75,13 +75,15 @@ BEGIN
     ), gone AS (
         DELETE FROM ml_private.route r WHERE r.model_id = changed AND NOT EXISTS (SELECT FROM wanted w WHERE w.ref = r.ref)
     )
-    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key, log)
-    SELECT w.ref, changed, w.version, format(' %s %s@%s ', w.spec, w.name, w.version), reader.roles, g.key, ml_private.log_header(changed, w.ref, w.entry)
-    FROM wanted w, reader, ml_private.gateway g
+    -- Without sealed the functions of schema ml go the way of ml_private.call(), which knows how to log.
+    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key, log, sealed)
+    SELECT w.ref, changed, w.version, c.call, reader.roles, g.key, c.log, CASE WHEN c.log IS NULL THEN ml_private.token_seal(g.key) || c.call END
+    FROM wanted w, reader, ml_private.gateway g,
+         LATERAL (SELECT format(' %s %s@%s ', w.spec, w.name, w.version) AS call, ml_private.log_header(changed, w.ref, w.entry) AS log) c
     ON CONFLICT (ref) DO UPDATE
-    SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key, log = excluded.log
-    WHERE (r.version, r.call, r.readers, r.key, r.log)
-        IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key, excluded.log);
+    SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key, log = excluded.log, sealed = excluded.sealed
+    WHERE (r.version, r.call, r.readers, r.key, r.log, r.sealed)
+        IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key, excluded.log, excluded.sealed);
     PERFORM ml_private.refresh_bi(changed);
     PERFORM pg_notify('rowcast', 'model ' || changed);
 END $$;
@@ -483,7 +485,7 @@ BEGIN
     END IF;
     UPDATE ml_private.gateway
     SET password = secret, key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), rotated_at = now(), rotated_by = who;
-    UPDATE ml_private.route SET key = ml_private.gateway_key();
+    UPDATE ml_private.route r SET key = g.key, sealed = CASE WHEN r.log IS NULL THEN ml_private.token_seal(g.key) || r.call END FROM ml_private.gateway g;
     EXECUTE format('ALTER USER MAPPING FOR CURRENT_USER SERVER rowcast_gateway OPTIONS (SET password %L)', secret);
     PERFORM pg_notify('rowcast', 'gateway');
 END $$;
