@@ -101,7 +101,7 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
 	root.SetErr(a.errOut)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "", "database (default $DATABASE_URL, else the PG* variables)")
-	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.gatewayCommand())
+	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.reportCommand(), a.gatewayCommand())
 	return root
 }
 

@@ -42,6 +42,8 @@ type Config struct {
 	MaxMessage     Bytes         `yaml:"max_message" help:"largest call after authentication"`
 	Deadline       time.Duration `yaml:"deadline" help:"longest time a call may take; SET rowcast.timeout changes it for a session"`
 	Poll           time.Duration `yaml:"poll" help:"how often the registry is looked at, besides NOTIFY"`
+	RecordQueue    int           `yaml:"record_queue" help:"logged predictions that may wait to be written; beyond it calls wait, and a crash loses at most these"`
+	RecordInterval time.Duration `yaml:"record_interval" help:"how often logged predictions are written"`
 	StopTimeout    time.Duration `yaml:"stop_timeout" help:"how long running calls may finish after the first stop signal"`
 
 	ValidateMemory Bytes         `yaml:"validate_memory" help:"memory that a new model may use while it is validated"`
@@ -65,6 +67,8 @@ func Default() Config {
 		MaxMessage:     64 << 20,
 		Deadline:       30 * time.Second,
 		Poll:           10 * time.Second,
+		RecordQueue:    10000,
+		RecordInterval: 50 * time.Millisecond,
 		StopTimeout:    20 * time.Second,
 		ValidateMemory: 2 << 30,
 		ValidateTime:   20 * time.Second,
@@ -144,6 +148,10 @@ func (c *Config) Validate() error {
 		return bad("deadline", c.Deadline, "Use a time such as 30s.")
 	case c.Poll < time.Second || c.Poll > 30*time.Second:
 		return bad("poll", c.Poll, "Use 1s to 30s: the SQL functions take a minute of silence for a hang.")
+	case c.RecordQueue < 1:
+		return bad("record_queue", c.RecordQueue, "At least one prediction must be able to wait.")
+	case c.RecordInterval < time.Millisecond || c.RecordInterval > time.Minute:
+		return bad("record_interval", c.RecordInterval, "Use 1ms to 1m.")
 	case c.ValidateTime < time.Second:
 		return bad("validate_time", c.ValidateTime, "Use at least 1s.")
 	case c.ValidateMemory < 256<<20:

@@ -32,10 +32,11 @@ const (
 	verbValidateStored = verb('A')
 	verbDrop           = verb('D')
 	verbConverted      = verb('C') // a chunk of what the artifact was converted to, after V or A
+	verbLogged         = verb('L') // one of the five answered in the tag, whose prediction is logged
 )
 
 // known reports whether a call may start with v.
-func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVADC", byte(v)) >= 0 }
+func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVADCL", byte(v)) >= 0 }
 
 // row reports whether the answer is a row; the others are answered in the command tag.
 func (v verb) row() bool { return strings.IndexByte("PjiVAFC", byte(v)) >= 0 }
@@ -65,6 +66,7 @@ type request struct {
 	upload  string
 	chunk   int
 	sha256  [32]byte
+	log     string // header of a call that is logged; "" where it is not
 }
 
 const (
@@ -113,6 +115,8 @@ func parseBody(v verb, rest string) (request, *rowcast.Error) {
 	}
 	r := request{verb: v}
 	switch r.verb {
+	case verbLogged:
+		return parseLogged(rest)
 	case verbNoop, verbWait, verbRaise, verbFetch:
 		if rest != "" {
 			return r, malformed("text after the verb")

@@ -23,10 +23,12 @@
 //	F          fetch the value that was too long for the tag
 //	U NAME HEX, V NAME OPTIONS, D NAME    upload a chunk of an artifact, validate the upload, drop it
 //	A SHA256 OPTIONS                      validate an artifact that the database has already
+//	L HEADER LF CALL                      one of p l Q J I whose prediction is logged; HEADER says how and for whom
 //
 // p l Q J I N U D are answered in the command tag, which dblink_exec returns as text: the fastest way for a scalar. It is a status, followed by
 // the value: "=" result, "!" error stored, "." pending, "~" result stored. P j i V A F are answered with one row (status, value). W is
-// answered as the call it waits for.
+// answered as the call it waits for. L is answered as its CALL, but where the caller's transaction writes the log the value is a JSON object of
+// the answer and the row.
 //
 // The first answer to a call is never an ErrorResponse. With fail => false dblink makes the text ERROR of one, the same as of a lost
 // connection, and with fail => true the SQL functions would need an EXCEPTION block, hence a subtransaction, which parallel workers cannot

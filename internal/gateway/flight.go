@@ -28,6 +28,9 @@ type flight struct {
 	session   *session
 	held      int64 // bytes of the message, accounted for until the engine no longer needs them
 
+	log       *rowcast.LogRequest // nil: the prediction is not logged
+	recording atomic.Bool         // it is made, and waits for the log to take it
+
 	began    time.Time
 	deadline time.Duration
 	ctx      context.Context
@@ -80,6 +83,9 @@ func (g *Gateway) perform(f *flight, dst []byte) (out []byte, err error) {
 	if err = slots.acquire(f.ctx); err == nil {
 		out, err = g.run(f, dst)
 		slots.release()
+	}
+	if err == nil && f.log != nil {
+		out, err = g.keep(f, dst, out)
 	}
 	if f.held > 0 {
 		g.buffered.Add(-f.held)
@@ -136,6 +142,10 @@ func (f *flight) subject() string {
 func (f *flight) late() *rowcast.Error {
 	e := rowcast.Errorf(rowcast.CodeDeadline, "%s: the call took longer than its deadline of %s", f.subject(), humanDuration(f.deadline)).
 		WithCause(context.DeadlineExceeded)
+	if f.recording.Load() {
+		return e.WithDetail("The model has answered. The call waited for the log of predictions, which is full because the sidecar cannot write it fast enough.").
+			WithHint("See the sidecar's log for what PostgreSQL says; the metrics rowcast_record_* show the queue.")
+	}
 	if f.call.Model == "" {
 		return e.WithDetail("The artifact was not judged in time.")
 	}

@@ -32,6 +32,7 @@ type Options struct {
 	Listeners []net.Listener // the gateway closes them in Stop
 	Engine    Engine
 	Validator Validator // nil: validation answers with an error
+	Recorder  Recorder  // nil: predictions of models that are logged answer with an error
 
 	Credentials Credentials
 	// Refresh fetches the credentials again when a password or a call's code does not match. It is called at most once a second.

@@ -49,6 +49,8 @@ type session struct {
 	released   func() // gives back what connect took
 	spec       string
 	model      string
+	logHeader  string // of the last call that was logged
+	log        *rowcast.LogRequest
 
 	out struct { // messages, so that an answer allocates none
 		tag    pgproto3.CommandComplete
@@ -372,9 +374,17 @@ func (s *session) call(v verb, rest string) error {
 	if r.model != s.model {
 		s.model = strings.Clone(r.model)
 	}
-	return s.fly(&flight{verb: r.verb, deadline: timeout, call: rowcast.Call{
+	f := &flight{verb: r.verb, deadline: timeout, call: rowcast.Call{
 		Verb: r.verb.wants(), Spec: s.spec, Model: s.model, Version: r.version, Format: r.format, Payload: bytesOf(r.payload),
-	}})
+	}}
+	if r.log != "" {
+		l, err := s.logRequest(r.log)
+		if err != nil {
+			return s.answer(r.verb.row(), nil, err)
+		}
+		f.observe(l)
+	}
+	return s.fly(f)
 }
 
 // clear forgets what E and F would fetch.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,10 +110,16 @@ func (e *Engine) Do(ctx context.Context, c *rowcast.Call, dst []byte) ([]byte, e
 	defer e.release(en)
 	slot := e.tracker.Enter(en.sha)
 	defer e.tracker.Leave(slot)
+	if c.Observe != nil {
+		c.Observe.SHA256 = en.sha
+	}
 	if c.Verb == rowcast.VerbInfer {
 		answer, err := en.model.infer(ctx, c.Payload, dst)
 		if err != nil {
 			return dst, withModel(c, err)
+		}
+		if o := c.Observe; o != nil { // the payload is jsonb's text already
+			o.Inputs, o.InputHash, o.Outputs = slices.Clone(c.Payload), sha256.Sum256(c.Payload), slices.Clone(answer[len(dst):])
 		}
 		return answer, nil
 	}

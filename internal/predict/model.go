@@ -19,6 +19,7 @@ type model struct {
 	plan      *plan
 	labels    []label
 	order     []int // position of each of the signature's outputs among the session's; nil where they are the same
+	observed  []int // the features in the order in which a logged prediction names them
 }
 
 // loadModel makes a session and checks that it is what the signature says.
@@ -32,7 +33,7 @@ func loadModel(rt *onnx.Runtime, spec *rowcast.Spec, artifact []byte) (*model, e
 	if err != nil {
 		return nil, err
 	}
-	m := &model{session: session, signature: sig, plan: p}
+	m := &model{session: session, signature: sig, plan: p, observed: p.written()}
 	for _, raw := range sig.Labels {
 		l := label{text: labelText(raw), textual: raw[0] == '"'}
 		if !l.textual {
@@ -115,7 +116,13 @@ func (m *model) predict(ctx context.Context, c *rowcast.Call, s *scratch, dst []
 		return dst, withModel(c, err)
 	}
 	a := answer{model: m, call: c, outputs: m.inOrder(b.Outputs())}
-	return a.write(dst)
+	if dst, err = a.write(dst); err == nil && c.Observe != nil {
+		a.observe(c.Observe, b.Inputs())
+		if c.Key != "" && c.Format == rowcast.FormatRecord {
+			observeKey(c.Observe, c.Payload, c.Key)
+		}
+	}
+	return dst, err
 }
 
 // infer runs the tensors that the payload names and appends every output by name.

@@ -31,4 +31,8 @@ type Call struct {
 	Version int    // likewise
 	Format  Format
 	Payload []byte // valid until the call returns
+
+	// Where the prediction is logged, the engine notes here what it saw. Key is then the column of a record that it looks for.
+	Observe *Observation
+	Key     string
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/postgres"
 	"github.com/rowcast/rowcast/internal/predict"
+	"github.com/rowcast/rowcast/internal/record"
 	"github.com/rowcast/rowcast/internal/registry"
 )
 
@@ -45,13 +46,14 @@ type WorkerOptions struct {
 
 // Worker serves predictions for one database.
 type Worker struct {
-	o       WorkerOptions
-	pool    *pgxpool.Pool
-	store   *registry.Store
-	runtime *onnx.Runtime
-	engine  *predict.Engine
-	gateway *gateway.Gateway
-	http    *http.Server
+	o        WorkerOptions
+	pool     *pgxpool.Pool
+	store    *registry.Store
+	runtime  *onnx.Runtime
+	engine   *predict.Engine
+	gateway  *gateway.Gateway
+	recorder *record.Recorder
+	http     *http.Server
 
 	ready       atomic.Bool
 	quarantined map[[32]byte]string // as the database last said; the watcher's
@@ -104,8 +106,11 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	w.engine = predict.NewEngine(w.runtime, w.store, predict.EngineOptions{MemoryBudget: int64(c.MemoryBudget), Tracker: o.Crumbs, Logger: o.Logger})
 	registerEngineMetrics(metrics, w.engine)
+	w.recorder = record.New(record.Options{
+		Pool: w.pool, Rows: c.RecordQueue, Interval: c.RecordInterval, Logger: o.Logger, Metrics: record.NewMetrics(metrics),
+	})
 	w.gateway = gateway.New(gateway.Options{
-		Listeners: o.Listeners, Engine: w.engine,
+		Listeners: o.Listeners, Engine: w.engine, Recorder: w.recorder,
 		Validator:   &validator{store: w.store, engine: w.engine, limits: registry.Limits{Memory: int64(c.ValidateMemory), Wall: c.ValidateTime}},
 		Credentials: credentials, Refresh: w.credentials, TLS: tls,
 		MaxMessageBytes: int(c.MaxMessage), MaxConnections: c.MaxConnections, Concurrency: c.Concurrency, Queue: queue(c.Queue), Deadline: c.Deadline,
@@ -120,6 +125,7 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 	if err := w.refresh(ctx); err != nil {
 		return nil, err
 	}
+	w.recorder.Start(ctx)
 	if err := w.gateway.Start(run); err != nil {
 		return nil, err
 	}
@@ -141,6 +147,9 @@ func (w *Worker) Stop(ctx context.Context) error {
 		if w.gateway != nil {
 			errs = append(errs, w.gateway.Stop(ctx))
 		}
+		if w.recorder != nil { // after the last call
+			errs = append(errs, w.flush(ctx))
+		}
 		if w.cancel != nil {
 			w.cancel()
 		}
@@ -160,6 +169,17 @@ func (w *Worker) Stop(ctx context.Context) error {
 		w.stopErr = errors.Join(errs...)
 	})
 	return w.stopErr
+}
+
+// flush writes what is left of the log of predictions. Calls that would not end must not cost it its time: it has a few seconds in any case.
+func (w *Worker) flush(ctx context.Context) error {
+	const least = 5 * time.Second
+	if deadline, ok := ctx.Deadline(); ctx.Err() != nil || ok && time.Until(deadline) < least {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), least)
+		defer cancel()
+	}
+	return w.recorder.Stop(ctx)
 }
 
 func (w *Worker) credentials(ctx context.Context) (gateway.Credentials, error) {

@@ -98,7 +98,7 @@ BEGIN
                 USING ERRCODE = '58000', HINT = 'See the log of rowcast serve.';
         ELSE
             IF opened THEN
-                RAISE EXCEPTION 'the Rowcast sidecar closed the connection while it ran %', coalesce(substring(body FROM '^. [0-9a-f]{32} ([^ ]+) '), 'this call')
+                RAISE EXCEPTION 'the Rowcast sidecar closed the connection while it ran %', coalesce(substring(body FROM '(?:^|\n). [0-9a-f]{32} ([^ ]+) '), 'this call')
                     USING ERRCODE = '58000', DETAIL = trim(E' \n' FROM {{.Dblink}}.dblink_error_message('rowcast')),
                           HINT = 'If it was not restarted just now, the log of rowcast serve says what the model did.';
             END IF;
@@ -215,6 +215,9 @@ BEGIN
             OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) payload;
         IF body IS NULL THEN
             RETURN NULL;
+        END IF;
+        IF r.log IS NOT NULL AND verb OPERATOR(pg_catalog.<>) 'B' THEN
+            RETURN ml_private.logged(r.key, r.log, body);
         END IF;
         IF answer IS NULL AND 'rowcast' OPERATOR(pg_catalog.=) ANY ({{.Dblink}}.dblink_get_connections()) THEN
             answer := {{.Dblink}}.dblink_exec('rowcast', pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(r.key OPERATOR(pg_catalog.||)

@@ -62,10 +62,11 @@ BEGIN
               UNION SELECT quote_ident(current_user)::regrole
               UNION SELECT r.oid::regrole FROM pg_roles r WHERE r.rolname = 'ml_admin') x
     ), wanted AS (
-        SELECT m.name || '@' || v.version AS ref, v.version, v.spec, m.name FROM ml_private.version v JOIN ml_private.model m ON m.id = v.model_id
+        SELECT m.name || '@' || v.version AS ref, v.version, v.spec, m.name, NULL::bigint AS entry
+        FROM ml_private.version v JOIN ml_private.model m ON m.id = v.model_id
         WHERE v.model_id = changed
         UNION ALL
-        SELECT m.name || x.suffix, v.version, v.spec, m.name
+        SELECT m.name || x.suffix, v.version, v.spec, m.name, a.entry
         FROM ml_private.alias a
         JOIN ml_private.model m ON m.id = a.model_id
         JOIN ml_private.version v ON v.model_id = a.model_id AND v.version = a.version
@@ -74,13 +75,16 @@ BEGIN
     ), gone AS (
         DELETE FROM ml_private.route r WHERE r.model_id = changed AND NOT EXISTS (SELECT FROM wanted w WHERE w.ref = r.ref)
     )
-    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key, sealed)
-    SELECT w.ref, changed, w.version, c.call, reader.roles, g.key, ml_private.token_seal(g.key) || c.call
-    FROM wanted w, reader, ml_private.gateway g, LATERAL (SELECT format(' %s %s@%s ', w.spec, w.name, w.version) AS call) c
+    -- Without sealed the functions of schema ml go the way of ml_private.call(), which knows how to log.
+    INSERT INTO ml_private.route AS r (ref, model_id, version, call, readers, key, log, sealed)
+    SELECT w.ref, changed, w.version, c.call, reader.roles, g.key, c.log, CASE WHEN c.log IS NULL THEN ml_private.token_seal(g.key) || c.call END
+    FROM wanted w, reader, ml_private.gateway g,
+         LATERAL (SELECT format(' %s %s@%s ', w.spec, w.name, w.version) AS call, ml_private.log_header(changed, w.ref, w.entry) AS log) c
     ON CONFLICT (ref) DO UPDATE
-    SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key, sealed = excluded.sealed
-    WHERE (r.version, r.call, r.readers, r.key, r.sealed)
-        IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key, excluded.sealed);
+    SET version = excluded.version, call = excluded.call, readers = excluded.readers, key = excluded.key, log = excluded.log, sealed = excluded.sealed
+    WHERE (r.version, r.call, r.readers, r.key, r.log, r.sealed)
+        IS DISTINCT FROM (excluded.version, excluded.call, excluded.readers, excluded.key, excluded.log, excluded.sealed);
+    PERFORM ml_private.refresh_bi(changed);
     PERFORM pg_notify('rowcast', 'model ' || changed);
 END $$;
 COMMENT ON FUNCTION ml_private.route_model(bigint) IS 'Derives a model''s routes from its versions, aliases and grants, and notifies the sidecars.';
@@ -415,12 +419,13 @@ DECLARE
     target ml_private.model := ml_private.lock_model(model, who);
     hashes bytea[] := ARRAY(SELECT unnest(ARRAY[v.sha256, v.source_sha256]) FROM ml_private.version v WHERE v.model_id = target.id);
 BEGIN
+    PERFORM ml_private.drop_predictions(target);
     DELETE FROM ml_private.alias a WHERE a.model_id = target.id;
     DELETE FROM ml_private.model m WHERE m.id = target.id;
     PERFORM ml_private.drop_unused(hashes);
     PERFORM pg_notify('rowcast', 'model ' || target.id);
 END $$;
-COMMENT ON FUNCTION ml.drop_model(text) IS $$Deletes a model with all its versions, aliases, history and grants.
+COMMENT ON FUNCTION ml.drop_model(text) IS $$Deletes a model with all its versions, aliases, history, grants and logged predictions.
 Example: SELECT ml.drop_model('churn');$$;
 
 CREATE OR REPLACE FUNCTION ml_private.grantee(role text) RETURNS regrole
@@ -534,43 +539,9 @@ BEGIN
     END IF;
     UPDATE ml_private.gateway
     SET password = secret, key = sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')), rotated_at = now(), rotated_by = who;
-    UPDATE ml_private.route r SET key = g.key, sealed = ml_private.token_seal(g.key) || r.call FROM ml_private.gateway g;
+    UPDATE ml_private.route r SET key = g.key, sealed = CASE WHEN r.log IS NULL THEN ml_private.token_seal(g.key) || r.call END FROM ml_private.gateway g;
     EXECUTE format('ALTER USER MAPPING FOR CURRENT_USER SERVER rowcast_gateway OPTIONS (SET password %L)', secret);
     PERFORM pg_notify('rowcast', 'gateway');
 END $$;
 COMMENT ON FUNCTION ml.rotate_gateway() IS $$Gives the gateway a new password and a new signing key; open sessions go on by themselves.
 Example: SELECT ml.rotate_gateway();$$;
-
--- New functions are executable by PUBLIC; in ml_private only the view's helper needs that.
-DO $$
-DECLARE
-    f regprocedure;
-BEGIN
-    FOR f IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'ml_private'::regnamespace AND p.proname <> 'may_use'
-          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
-    END LOOP;
-    -- A restore without the roles of its grants loses the routes; they follow from the other tables.
-    PERFORM ml_private.route_model(m.id) FROM ml_private.model m;
-END $$;
-
--- PostgreSQL before 15.9, 16.5 and 17.1 hides from a parallel worker which role SET ROLE has taken on (current_setting('role') is none there:
--- CVE-2024-10978), so that the right would be judged by the session's user. There every call stays in the leader.
-DO $$
-DECLARE
-    release integer := current_setting('server_version_num')::integer;
-    f       regprocedure;
-BEGIN
-    IF release < 150009 OR release BETWEEN 160000 AND 160004 OR release = 170000 THEN
-        FOR f IN
-            SELECT p.oid FROM pg_proc p
-            WHERE p.pronamespace IN ('ml'::regnamespace, 'ml_private'::regnamespace) AND p.proparallel = 's'
-              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-        LOOP
-            EXECUTE format('ALTER FUNCTION %s PARALLEL RESTRICTED', f);
-        END LOOP;
-    END IF;
-END $$;
