@@ -10,8 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
@@ -138,7 +141,7 @@ func TestAFrameEqualsSingleRows(t *testing.T) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			m := readFolder(t, dir)
 			f := newFixture(t, m.name, m.artifact, m.sig)
-			step := max(1, len(m.data)/1500) // an isolation forest's row alone takes a millisecond
+			step := max(1, len(m.data)/400) // an isolation forest's row alone takes a millisecond
 			for turn := range 3 {
 				var rows []map[string]string
 				columns, _ := csvRow(t, m.sig.Features, m.data[0], turn)
@@ -234,4 +237,225 @@ func TestAFrameReadsEveryTypeAsARecordDoes(t *testing.T) {
 		r := f.run(fr)
 		sameProbabilities(t, want, r.Probabilities[r.Width:])
 	}
+}
+
+func TestAFrameFillsAFixedBatch(t *testing.T) {
+	artifact, sig := tiny(t, "fixed_batch", rowcast.Signature{Task: rowcast.TaskRegression, Layout: rowcast.LayoutMatrix, Features: reals("a", "b", "c"), Batch: 8})
+	f := newFixture(t, "eight", artifact, sig)
+	fr := f.frame([]Column{{"c", oidInt4}, {"b", oidFloat4}, {"a", oidFloat8}}, 100)
+	for _, n := range []int{0, 1, 7, 8, 9, 64, 65, 100} {
+		fr.Reset()
+		want := []float64{}
+		for i := range n {
+			require.NoError(t, fr.Append([][]byte{pgInt4(int32(i)), pgFloat4(0.5), pgFloat8(100)}))
+			want = append(want, 100.5+float64(i))
+		}
+		require.Equal(t, want, f.run(fr).Values)
+		require.Nil(t, f.run(fr).Labels)
+	}
+	require.Equal(t, rowcast.CodeInternal, rowcast.CodeOf(fr.Append([][]byte{nil, nil, nil})), "it is full")
+}
+
+func TestAFrameOfClustersAndOfColumns(t *testing.T) {
+	artifact, sig := tiny(t, "kmeans", rowcast.Signature{Task: rowcast.TaskClustering, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	fr := newFixture(t, "kmeans", artifact, sig).frame([]Column{{"a", oidInt2}, {"b", oidInt2}}, 3)
+	for _, at := range [][2]int16{{4, 0}, {0, 3}, {0, 0}} {
+		require.NoError(t, fr.Append([][]byte{pgInt2(at[0]), pgInt2(at[1])}))
+	}
+	r, err := fr.Run(context.Background())
+	require.NoError(t, err)
+	require.Equal(t, []float64{1, 2, 0}, r.Values)
+	require.Equal(t, []string{"1", "2", "0"}, r.Labels)
+	require.Equal(t, rowcast.CodeResultType, rowcast.CodeOf(fr.WantProbabilities()))
+
+	artifact, sig = tiny(t, "columns", rowcast.Signature{Task: rowcast.TaskRegression, Layout: rowcast.LayoutColumns, Features: reals(`a "b"`, "Größe (cm)")})
+	sig.Features[1].Default = json.RawMessage("1000")
+	f := newFixture(t, "columns", artifact, sig)
+	fr = f.frame([]Column{{`a "b"`, oidFloat8}}, 2)
+	require.NoError(t, fr.Append([][]byte{pgFloat8(1)}))
+	require.NoError(t, fr.Append([][]byte{pgFloat8(2)}))
+	require.Equal(t, []float64{1001, 1002}, f.run(fr).Values)
+}
+
+func TestFramesThatCannotBe(t *testing.T) {
+	artifact, sig := tiny(t, "zipmap_text", rowcast.Signature{Task: rowcast.TaskClassification, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	f := newFixture(t, "zip", artifact, sig)
+	refuses := func(f *fixture, code rowcast.Code, columns []Column, words ...string) {
+		t.Helper()
+		_, err := f.engine.NewFrame(context.Background(), f.spec.Key, f.name, 3, columns, 10)
+		var e *rowcast.Error
+		require.ErrorAs(t, err, &e)
+		require.Equal(t, code, e.Code, err)
+		for _, w := range append(words, fmt.Sprintf("model %q version 3", f.name)) {
+			require.Contains(t, e.Message+" | "+e.Detail+" | "+e.Hint, w)
+		}
+		require.Zero(t, f.engine.Stats().Running)
+	}
+	refuses(f, rowcast.CodeMissingFeature, []Column{{"a", oidFloat8}, {"c", oidFloat8}}, `feature "b" is missing`, "AS")
+	refuses(f, rowcast.CodeMissingFeature, nil, `features "a", "b" are missing`)
+	refuses(f, rowcast.CodeInvalidText, []Column{{"a", oidFloat8}, {"b", oidFloat8}, {"a", oidText}}, `feature "a" is given twice`)
+	refuses(f, rowcast.CodeFeatureType, []Column{{"a", oidFloat8}, {"b", 1082}}, `feature "b"`, "Cast")
+
+	artifact, sig = tiny(t, "several_values", rowcast.Signature{Task: rowcast.TaskTensors, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	f = newFixture(t, "several", artifact, sig)
+	both := []Column{{"a", oidFloat8}, {"b", oidFloat8}}
+	refuses(f, rowcast.CodeResultType, both, "predict_json")
+	sig.Task, sig.ValueOutput = rowcast.TaskRegression, 0
+	f = newFixture(t, "several", artifact, sig)
+	fr := f.frame(both, 2)
+	require.NoError(t, fr.Append([][]byte{pgFloat8(1), pgFloat8(2)}))
+	_, err := fr.Run(context.Background())
+	require.ErrorContains(t, err, "3 values per row")
+	require.Equal(t, rowcast.CodeResultType, rowcast.CodeOf(err))
+}
+
+func TestABadRowLeavesTheFrameAsItWas(t *testing.T) {
+	artifact, sig := tiny(t, "zipmap_text", rowcast.Signature{Task: rowcast.TaskClassification, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	f := newFixture(t, "zip", artifact, sig)
+	fr := f.frame([]Column{{"a", oidFloat8}, {"b", oidFloat8}}, 2)
+	require.NoError(t, fr.Append([][]byte{pgFloat8(1), pgFloat8(2)}))
+	for _, bad := range [][][]byte{
+		{pgFloat8(9), nil}, {pgFloat8(9), pgFloat8(math.NaN())}, {pgFloat8(9), pgFloat8(math.Inf(-1))}, {pgFloat8(9), pgFloat8(1e39)},
+		{pgFloat8(9), pgInt4(1)}, {pgFloat8(9), {}}, {pgFloat8(9)}, {pgFloat8(9), pgFloat8(1), nil},
+	} {
+		require.Error(t, fr.Append(bad))
+		require.Equal(t, 1, fr.Len())
+	}
+	require.NoError(t, fr.Append([][]byte{pgFloat8(1), pgFloat8(2)}))
+	r := f.run(fr)
+	require.Equal(t, r.Labels[0], r.Labels[1])
+	require.Equal(t, f.must(rowcast.VerbLabel, rowcast.FormatArray, sent(1, 2)), r.Labels[0])
+}
+
+func TestARowThatFailsIsNamed(t *testing.T) {
+	artifact, sig := tiny(t, "gather", rowcast.Signature{Task: rowcast.TaskRegression, Layout: rowcast.LayoutColumns,
+		Features: []rowcast.Feature{{Name: "at", Type: rowcast.TypeBigint}}})
+	f := newFixture(t, "gather", artifact, sig)
+	fr := f.frame([]Column{{"at", oidInt8}}, 10000)
+	for i := range 10000 {
+		at := int64(i % 3)
+		if i == 5000 {
+			at = 3
+		}
+		require.NoError(t, fr.Append([][]byte{pgInt8(at)}))
+	}
+	_, err := fr.Run(context.Background())
+	var row *RowError
+	require.ErrorAs(t, err, &row)
+	require.Equal(t, 5000, row.Row)
+	require.Equal(t, rowcast.CodeModelFailed, row.Err.Code)
+	require.ErrorContains(t, err, `model "gather" version 3`)
+	fr.Reset()
+	require.NoError(t, fr.Append([][]byte{pgInt8(2)}))
+	require.Equal(t, []float64{30}, f.run(fr).Values)
+}
+
+func TestAContextStopsAFrame(t *testing.T) {
+	artifact, sig := tiny(t, "loop", rowcast.Signature{Task: rowcast.TaskRegression, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	f := newFixture(t, "loop", artifact, sig)
+	fr := f.frame([]Column{{"a", oidFloat8}, {"b", oidFloat8}}, 3)
+	require.NoError(t, fr.Append([][]byte{pgFloat8(1), pgFloat8(1)}))
+	hungUp := rowcast.Errorf(rowcast.CodeCanceled, "the caller hung up")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	time.AfterFunc(20*time.Millisecond, func() { cancel(hungUp) })
+	_, err := fr.Run(ctx)
+	require.Equal(t, rowcast.CodeCanceled, rowcast.CodeOf(err))
+}
+
+func TestAFrameHoldsItsModelAndObeysAQuarantine(t *testing.T) {
+	artifact, sig := tiny(t, "zipmap_text", rowcast.Signature{Task: rowcast.TaskClassification, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	f := newFixture(t, "zip", artifact, sig)
+	fr := f.frame([]Column{{"a", oidFloat8}, {"b", oidFloat8}}, 2)
+	require.NoError(t, fr.Append([][]byte{pgFloat8(1), pgFloat8(1)}))
+	f.engine.Retain(func(string) bool { return false })
+	require.Len(t, f.run(fr).Labels, 1)
+	f.engine.Quarantine(f.spec.SHA256, "it crashed")
+	_, err := fr.Run(context.Background())
+	require.Equal(t, rowcast.CodeModelUnavailable, rowcast.CodeOf(err))
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.Error(t, f.engine.Close(ctx), "a frame is open")
+	fr.Close()
+	fr.Close()
+	require.NoError(t, f.engine.Close(context.Background()))
+}
+
+func TestFramesOfOneModelSideBySide(t *testing.T) {
+	tracker := &trackerFunc{}
+	m := readFolder(t, own("penguins"))
+	src := newStore()
+	spec := newSpec(m.artifact, m.sig)
+	src.add(spec, m.artifact)
+	tracker.sha = spec.SHA256
+	f := &fixture{t: t, name: "penguins", spec: spec, engine: NewEngine(testRuntime, src, EngineOptions{Tracker: tracker})}
+	want := make([]string, len(m.data))
+	for i, row := range m.data {
+		form := rowForms(t, m.sig.Features, row)[0]
+		want[i] = f.must(rowcast.VerbLabel, form.format, form.payload)
+	}
+	before := tracker.entered.Load()
+	var wg sync.WaitGroup
+	for turn := range 4 {
+		columns, _ := csvRow(t, m.sig.Features, m.data[0], turn)
+		fr := f.frame(columns, len(m.data))
+		for _, row := range m.data {
+			_, values := csvRow(t, m.sig.Features, row, turn)
+			require.NoError(t, fr.Append(values))
+		}
+		wg.Go(func() {
+			for range 5 {
+				r, err := fr.Run(context.Background())
+				if assert.NoError(t, err) {
+					assert.Equal(t, want, r.Labels)
+				}
+			}
+			fr.Close()
+		})
+	}
+	wg.Wait()
+	require.Equal(t, before+20, tracker.entered.Load())
+	require.Equal(t, tracker.entered.Load(), tracker.left.Load())
+	require.NoError(t, f.engine.Close(context.Background()))
+}
+
+func FuzzNumeric(f *testing.F) {
+	for _, text := range []string{"0", "1", "-1.5", "12345678901234567890", "0.0001", "1e-30", "9999999999999999.9999", "NaN", "Infinity"} {
+		f.Add(pgNumeric(f, text))
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		var n numericText
+		c, ok := n.read(value)
+		if !ok || c.isNaN() {
+			return
+		}
+		want := new(big.Rat)
+		count, weight := int(binary.BigEndian.Uint16(value)), int(int16(binary.BigEndian.Uint16(value[2:])))
+		if c.kind == cellFloat && math.IsInf(c.float, 0) || weight > 100 || weight < -100 {
+			return
+		}
+		power := func(n int) *big.Rat {
+			p := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10000), big.NewInt(int64(max(n, -n))), nil))
+			if n < 0 {
+				p.Inv(p)
+			}
+			return p
+		}
+		for i := range count {
+			d := new(big.Rat).SetInt64(int64(binary.BigEndian.Uint16(value[8+2*i:])))
+			want.Add(want, d.Mul(d, power(weight-i)))
+		}
+		if binary.BigEndian.Uint16(value[4:]) == numericNegative {
+			want.Neg(want)
+		}
+		nearest, _ := want.Float64()
+		got, _, known := c.number()
+		require.True(t, known)
+		require.Equal(t, nearest, got+0) // a zero has no sign in numeric
+		if whole, fraction, exceeds, _ := c.integer(); !exceeds {
+			require.Equal(t, !want.IsInt(), fraction)
+			if !fraction {
+				require.Zero(t, want.Cmp(new(big.Rat).SetInt64(whole)))
+			}
+		}
+	})
 }

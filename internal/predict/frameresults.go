@@ -3,6 +3,7 @@ package predict
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -54,8 +55,7 @@ func (f *Frame) Run(ctx context.Context) (*Results, error) {
 	if err := f.usable(); err != nil {
 		return nil, err
 	}
-	r := &f.results
-	*r = Results{Values: r.Values[:0], Labels: r.Labels[:0], Probabilities: r.Probabilities[:0]}
+	r := f.empty()
 	slot := f.engine.tracker.Enter(f.entry.sha)
 	defer f.engine.tracker.Leave(slot)
 	for from := 0; from < f.rows; from += f.perRun {
@@ -64,16 +64,23 @@ func (f *Frame) Run(ctx context.Context) (*Results, error) {
 		}
 	}
 	r.Rows = f.rows
-	if f.model.textLabels() {
-		r.Values = nil
-	}
-	if f.model.signature.Task == rowcast.TaskRegression {
-		r.Labels = nil
-	}
-	if !f.wants {
-		r.Probabilities = nil
-	}
 	return r, nil
+}
+
+// empty makes room for answers: a slice is nil where the model has no such answer, or it is not wanted, and not where there are no rows.
+func (f *Frame) empty() *Results {
+	r := &f.results
+	r.Rows, r.Width = 0, 0
+	if !f.model.textLabels() {
+		r.Values = slices.Grow(r.Values[:0], f.rows+1)
+	}
+	if f.model.signature.Task != rowcast.TaskRegression {
+		r.Labels = slices.Grow(r.Labels[:0], f.rows+1)
+	}
+	if f.wants {
+		r.Probabilities = slices.Grow(r.Probabilities[:0], f.rows+1)
+	}
+	return r
 }
 
 // runPart runs n rows from a position on and reads their answers. What a graph's fixed batch has left over is filled with the last row.
@@ -190,7 +197,9 @@ func (f *Frame) read(a *answer, from, n int) error {
 		}
 		if !l.textual {
 			l.text = strconv.FormatInt(l.number, 10)
-			r.Values = append(r.Values, float64(l.number))
+			if r.Values != nil {
+				r.Values = append(r.Values, float64(l.number))
+			}
 		} else if f.call.Verb == rowcast.VerbPredict {
 			return textLabel(a.call)
 		}
