@@ -371,7 +371,7 @@ func (p *planner) chunkRows(total int64) {
 // reads; the rows go through the sidecar to the one that writes.
 func (p *planner) copySource(ctx context.Context) error {
 	p.Staged = identifier("ml_staging", fmt.Sprintf("job_%d_%d_source", p.job.ID, p.job.Epoch))
-	writer, err := p.connect(ctx)
+	writer, err := p.connect(ctx, p.job.ID)
 	if err != nil {
 		return err
 	}
@@ -380,7 +380,7 @@ func (p *planner) copySource(ctx context.Context) error {
 	for i, c := range append([]column{p.Key}, p.Columns...) {
 		list = append(list, fmt.Sprintf("c%d %s", i, c.Type))
 	}
-	// Nothing but this job needs it, and a crash of PostgreSQL, which empties it, is noticed: see blocksLost.
+	// Nothing but this job needs it, and a crash of PostgreSQL, which empties it, is noticed: see sourceLost.
 	if err := writer.exec(ctx, "BEGIN; CREATE UNLOGGED TABLE "+p.Staged+" ("+strings.Join(list, ", ")+") WITH (autovacuum_enabled = false)"); err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func TestADeadSidecarsClaimIsTakenOverAndALateWriterIsRefused(t *testing.T) {
 	t.Logf("done %s after the first sidecar fell silent", time.Since(stopped))
 	_ = syscall.Kill(pid, syscall.SIGCONT) // and wakes up too late
 	require.Eventually(t, func() bool {
-		return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'rowcast job' AND state <> 'idle' AND datname = current_database()") == 0
+		return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND state <> 'idle' AND datname = current_database()") == 0
 	}, 20*time.Second, 20*time.Millisecond)
 	completed(t, s, "s", "r", 60_000)
 }
