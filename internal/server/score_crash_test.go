@@ -122,7 +122,9 @@ func TestARestartOfPostgreSQLInterruptsAJobOnly(t *testing.T) {
 		id := one[int](t, conn, `SELECT ml.score('trees', $1, 'r', 'id', options => '{"chunk_rows": 2000, "unlogged": true}')`, source)
 		require.Eventually(t, func() bool { return look(t, conn, id).Done > 0 }, 20*time.Second, time.Millisecond)
 		// A backend that is killed makes PostgreSQL throw all others out and recover, which empties unlogged tables.
+		witness := pgtest.Connect(t, s.URL)
 		require.NoError(t, syscall.Kill(one[int](t, conn, "SELECT pg_backend_pid()"), syscall.SIGKILL))
+		require.Eventually(t, func() bool { return witness.Ping(context.Background()) != nil }, 30*time.Second, time.Millisecond)
 		require.Eventually(t, func() bool {
 			again, err := pgx.Connect(context.Background(), s.URL)
 			if err == nil {
