@@ -87,7 +87,8 @@ SELECT id::bigint AS id, model::text AS model, coalesce(version, 0)::integer AS 
        coalesce(rows_total, -1)::bigint AS rows_total, coalesce(rows_done, 0)::bigint AS rows_done, coalesce(rows_skipped, 0)::bigint AS rows_skipped,
        coalesce(rows_per_second, 0)::double precision AS rows_per_second, coalesce(extract(epoch FROM time_left), -1)::double precision AS seconds_left,
        coalesce(error, '')::text AS error, coalesce(sqlstate, '')::text AS sqlstate, coalesce(detail, '')::text AS detail, coalesce(hint, '')::text AS hint,
-       coalesce(started_by::text, '')::text AS started_by, created_at, started_at, finished_at, coalesce(schedule, '')::text AS schedule
+       coalesce(started_by::text, '')::text AS started_by, created_at, started_at, finished_at, coalesce(schedule, '')::text AS schedule,
+       retry_at, coalesce(phase, '')::text AS phase
 FROM ml.jobs
 WHERE ($1::bigint IS NULL OR id = $1::bigint)
   AND ($2::text IS NULL OR state = $2::text)
@@ -127,6 +128,8 @@ type ScoringJobsRow struct {
 	StartedAt     *time.Time `json:"started_at"`
 	FinishedAt    *time.Time `json:"finished_at"`
 	Schedule      string     `json:"schedule"`
+	RetryAt       *time.Time `json:"retry_at"`
+	Phase         string     `json:"phase"`
 }
 
 func (q *Queries) ScoringJobs(ctx context.Context, arg ScoringJobsParams) ([]ScoringJobsRow, error) {
@@ -167,6 +170,8 @@ func (q *Queries) ScoringJobs(ctx context.Context, arg ScoringJobsParams) ([]Sco
 			&i.StartedAt,
 			&i.FinishedAt,
 			&i.Schedule,
+			&i.RetryAt,
+			&i.Phase,
 		); err != nil {
 			return nil, err
 		}
@@ -179,21 +184,29 @@ func (q *Queries) ScoringJobs(ctx context.Context, arg ScoringJobsParams) ([]Sco
 }
 
 const scoringSchedules = `-- name: ScoringSchedules :many
-SELECT name, cron, model, source, target, key, mode, on_error, options, next_run, last_job FROM ml.schedules ORDER BY name
+SELECT id, name, cron, timezone, model, source, target, key, mode, on_error, options, next_at, last_at, coalesce(last_job, 0)::bigint AS last_job, coalesce(error, '')::text AS error,
+       coalesce(sqlstate, '')::text AS sqlstate, started_by::text AS started_by
+FROM ml.schedules ORDER BY name
 `
 
 type ScoringSchedulesRow struct {
-	Name    string          `json:"name"`
-	Cron    string          `json:"cron"`
-	Model   string          `json:"model"`
-	Source  string          `json:"source"`
-	Target  string          `json:"target"`
-	Key     string          `json:"key"`
-	Mode    string          `json:"mode"`
-	OnError string          `json:"on_error"`
-	Options json.RawMessage `json:"options"`
-	NextRun *time.Time      `json:"next_run"`
-	LastJob *int64          `json:"last_job"`
+	ID        int64           `json:"id"`
+	Name      string          `json:"name"`
+	Cron      string          `json:"cron"`
+	Timezone  string          `json:"timezone"`
+	Model     string          `json:"model"`
+	Source    string          `json:"source"`
+	Target    string          `json:"target"`
+	Key       string          `json:"key"`
+	Mode      string          `json:"mode"`
+	OnError   string          `json:"on_error"`
+	Options   json.RawMessage `json:"options"`
+	NextAt    *time.Time      `json:"next_at"`
+	LastAt    *time.Time      `json:"last_at"`
+	LastJob   int64           `json:"last_job"`
+	Error     string          `json:"error"`
+	Sqlstate  string          `json:"sqlstate"`
+	StartedBy string          `json:"started_by"`
 }
 
 func (q *Queries) ScoringSchedules(ctx context.Context) ([]ScoringSchedulesRow, error) {
@@ -206,8 +219,10 @@ func (q *Queries) ScoringSchedules(ctx context.Context) ([]ScoringSchedulesRow, 
 	for rows.Next() {
 		var i ScoringSchedulesRow
 		if err := rows.Scan(
+			&i.ID,
 			&i.Name,
 			&i.Cron,
+			&i.Timezone,
 			&i.Model,
 			&i.Source,
 			&i.Target,
@@ -215,8 +230,12 @@ func (q *Queries) ScoringSchedules(ctx context.Context) ([]ScoringSchedulesRow, 
 			&i.Mode,
 			&i.OnError,
 			&i.Options,
-			&i.NextRun,
+			&i.NextAt,
+			&i.LastAt,
 			&i.LastJob,
+			&i.Error,
+			&i.Sqlstate,
+			&i.StartedBy,
 		); err != nil {
 			return nil, err
 		}

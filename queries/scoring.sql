@@ -10,7 +10,8 @@ SELECT id::bigint AS id, model::text AS model, coalesce(version, 0)::integer AS 
        coalesce(rows_total, -1)::bigint AS rows_total, coalesce(rows_done, 0)::bigint AS rows_done, coalesce(rows_skipped, 0)::bigint AS rows_skipped,
        coalesce(rows_per_second, 0)::double precision AS rows_per_second, coalesce(extract(epoch FROM time_left), -1)::double precision AS seconds_left,
        coalesce(error, '')::text AS error, coalesce(sqlstate, '')::text AS sqlstate, coalesce(detail, '')::text AS detail, coalesce(hint, '')::text AS hint,
-       coalesce(started_by::text, '')::text AS started_by, created_at, started_at, finished_at, coalesce(schedule, '')::text AS schedule
+       coalesce(started_by::text, '')::text AS started_by, created_at, started_at, finished_at, coalesce(schedule, '')::text AS schedule,
+       retry_at, coalesce(phase, '')::text AS phase
 FROM ml.jobs
 WHERE (sqlc.narg(id)::bigint IS NULL OR id = sqlc.narg(id)::bigint)
   AND (sqlc.narg(state)::text IS NULL OR state = sqlc.narg(state)::text)
@@ -38,7 +39,9 @@ SELECT ml.schedule_score(sqlc.arg(name)::text, sqlc.arg(cron)::text, sqlc.arg(mo
 SELECT ml.unschedule_score(sqlc.arg(name)::text);
 
 -- name: ScoringSchedules :many
-SELECT name, cron, model, source, target, key, mode, on_error, options, next_run, last_job FROM ml.schedules ORDER BY name;
+SELECT id, name, cron, timezone, model, source, target, key, mode, on_error, options, next_at, last_at, coalesce(last_job, 0)::bigint AS last_job, coalesce(error, '')::text AS error,
+       coalesce(sqlstate, '')::text AS sqlstate, started_by::text AS started_by
+FROM ml.schedules ORDER BY name;
 
 -- name: SidecarRuns :one
 SELECT (pg_is_in_recovery() OR EXISTS (

@@ -25,7 +25,7 @@ func (a *app) jobCommand() *cobra.Command {
 		a.jobChange("pause", "Let a job stop after what it is writing, until resume", (*jobclient.Client).Pause),
 		a.jobChange("resume", "Let a paused job go on", (*jobclient.Client).Resume),
 		a.jobChange("cancel", "End a job", (*jobclient.Client).Cancel),
-		a.jobChange("retry", "Let a job that failed or was canceled go on where it stopped", (*jobclient.Client).Retry),
+		a.jobChange("retry", "Let a failed job go on where it stopped; a canceled one begins anew", (*jobclient.Client).Retry),
 	)
 	c.PersistentFlags().Bool("json", false, "print JSON")
 	return c
@@ -116,6 +116,9 @@ func (a *app) showJob(j *jobclient.Job) error {
 	}
 	field("Time left", timeLeft(j))
 	field("Error", j.Error)
+	if j.RetryAt != nil {
+		field("Next try", j.RetryAt.Local().Format(time.DateTime))
+	}
 	field("SQLSTATE", j.SQLState)
 	field("Detail", j.Detail)
 	field("Hint", j.Hint)

@@ -34,6 +34,7 @@ type progressView struct {
 	missing  time.Time // since when no sidecar is there
 	alone    bool      // that was told
 	paused   bool
+	trouble  string // the error that was told, after which the job tries again
 }
 
 func newProgressView(a *app, id int64, quiet bool) *progressView {
@@ -102,6 +103,12 @@ func (v *progressView) showState(u jobclient.Update) {
 			v.say("%s", noSidecar)
 			v.alone = true
 		}
+	}
+	if j := u.Job; j.RetryAt != nil && j.Error != "" && !j.Ended() && j.Error != v.trouble {
+		v.say("Job %d waits: %s. It tries again by itself at %s.", j.ID, j.Error, j.RetryAt.Local().Format(time.TimeOnly))
+		v.trouble = j.Error
+	} else if j.RetryAt == nil {
+		v.trouble = ""
 	}
 	if paused := u.Job.State == jobclient.StatePaused; paused != v.paused {
 		v.paused = paused

@@ -42,13 +42,14 @@ func (a *app) scheduleList() *cobra.Command {
 				return nil
 			}
 			t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			printf(t, "NAME\tCRON\tMODEL\tSOURCE\tTARGET\tMODE\tNEXT\tLAST JOB\n")
+			printf(t, "NAME\tCRON\tZONE\tMODEL\tSOURCE\tTARGET\tMODE\tNEXT\tLAST JOB\tERROR\n")
 			for _, s := range list {
 				next := "-"
-				if s.NextRun != nil {
-					next = s.NextRun.Local().Format(time.DateTime)
+				if s.NextAt != nil {
+					next = s.NextAt.Local().Format(time.DateTime)
 				}
-				printf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Cron, s.Model, short(s.Source), s.Target, s.Mode, next, optional(s.LastJob))
+				printf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Cron, s.Timezone, s.Model, short(s.Source), s.Target, s.Mode, next,
+					optional(s.LastJob), dash(s.Error))
 			}
 			return t.Flush()
 		})
@@ -67,14 +68,15 @@ func (a *app) scheduleAdd() *cobra.Command {
 			if !f.replace && !f.appendRows && f.since == "" {
 				r.Options.NewRows = true
 			}
-			id, err := jobs.Schedule(ctx, args[0], args[1], r)
+			id, err := jobs.AddSchedule(ctx, args[0], args[1], r)
 			if err != nil {
 				return err
 			}
 			return a.report(cmd, scheduled{args[0], id}, "%s: %s into %s at %s\n", args[0], r.Model, r.Target, args[1])
 		})
-	c.Long = `Starts a scoring job at the times of a cron expression: minute, hour, day of the month, month, day of the week. Each job uses the version that MODEL
-means when it starts. Without --replace, --append or --since it scores only rows whose key that version has not scored yet.`
+	c.Long = `Starts a scoring job at the times of a cron expression: minute, hour, day of the month, month, day of the week, in the session's time zone;
+or @hourly, @daily, @weekly, @monthly, @yearly. Each job uses the version that MODEL means when it starts. Without --replace, --append or --since it
+scores only rows whose key that version has not scored yet.`
 	c.Example = `  rowcast schedule add nightly "0 3 * * *" churn --source customers --target churn_scores --key id
   rowcast schedule add hourly "15 * * * *" churn --source events --target event_scores --key id --since created_at
   rowcast schedule add weekly "0 4 * * 0" churn@champion --source customers --target churn_scores --key id --replace`
@@ -85,7 +87,7 @@ means when it starts. Without --replace, --append or --since it scores only rows
 func (a *app) scheduleRemove() *cobra.Command {
 	return a.jobCommandOf("remove NAME", "Remove a schedule; jobs that it started go on", "rowcast schedule remove nightly", cobra.ExactArgs(1),
 		func(ctx context.Context, cmd *cobra.Command, jobs *jobclient.Client, args []string) error {
-			if err := jobs.Unschedule(ctx, args[0]); err != nil {
+			if err := jobs.RemoveSchedule(ctx, args[0]); err != nil {
 				return err
 			}
 			return a.report(cmd, scheduled{Name: args[0]}, "Schedule %s is gone.\n", args[0])

@@ -104,8 +104,8 @@ func (f *scoreFlags) add(c *cobra.Command) {
 	s.StringVar(&f.since, "since", "", "timestamp column of the source: only rows newer than what was scored before (adds to the target)")
 	s.BoolVar(&f.probabilities, "probabilities", false, "store the probability of each label, too")
 	s.BoolVar(&f.unlogged, "unlogged", false, "create the target unlogged: faster, and empty after a crash of PostgreSQL")
-	s.StringVar(&f.errorTable, "error-table", "", "table that takes the rows that are skipped (default: named after the target)")
-	s.Int64Var(&f.chunkRows, "chunk-rows", 0, "rows of one transaction (default: the sidecar's choice)")
+	s.StringVar(&f.errorTable, "error-table", "", "table that takes the rows that are skipped (default: TARGET_errors)")
+	s.Int64Var(&f.chunkRows, "chunk-rows", 0, "rows of one transaction, at least 1000 (default: the sidecar's choice)")
 }
 
 // request checks the flags; mode is what neither --replace nor --append means.

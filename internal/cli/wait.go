@@ -198,7 +198,7 @@ func (a *app) reportEnd(cmd *cobra.Command, j *jobclient.Job) error {
 		return failure(j)
 	case jobclient.StateCanceled:
 		return rowcast.Errorf(rowcast.CodeCanceled, "job %d was canceled after %s rows", j.ID, count(j.RowsDone)).
-			WithHint("rowcast job retry %d lets it go on.", j.ID)
+			WithHint("rowcast job retry %d begins it anew.", j.ID)
 	}
 	if !asJSON {
 		printf(a.out, "%s\n", summary(j))

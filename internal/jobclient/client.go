@@ -80,6 +80,8 @@ type Job struct {
 	StartedAt     *time.Time `json:"started_at"`
 	FinishedAt    *time.Time `json:"finished_at"`
 	Schedule      string     `json:"schedule,omitempty"` // name of the schedule that started it
+	RetryAt       *time.Time `json:"retry_at,omitempty"` // when it tries again after Error, which may pass by itself
+	Phase         string     `json:"phase,omitempty"`    // plan, score or publish: what is under way
 }
 
 // States of a job.
@@ -174,6 +176,7 @@ func jobs(rows []db.ScoringJobsRow, err error) ([]Job, error) {
 			ID: r.ID, Model: r.Model, Version: int(r.Version), Source: r.Source, Target: r.Target, Key: r.Key, Mode: r.Mode, OnError: r.OnError, State: r.State,
 			RowsDone: r.RowsDone, RowsSkipped: r.RowsSkipped, RowsPerSecond: r.RowsPerSecond, Error: r.Error, SQLState: r.Sqlstate, Detail: r.Detail, Hint: r.Hint,
 			StartedBy: r.StartedBy, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, Schedule: r.Schedule,
+			RetryAt: r.RetryAt, Phase: r.Phase,
 		}
 		if r.RowsTotal >= 0 {
 			j.RowsTotal = &r.RowsTotal
@@ -201,19 +204,54 @@ func (c *Client) Cancel(ctx context.Context, id int64) error {
 	return postgres.Error(c.q.CancelScoring(ctx, id))
 }
 
-// Retry lets a job that failed or was canceled go on where it stopped.
+// Retry lets a failed job go on where it stopped, and begins a canceled one anew.
 func (c *Client) Retry(ctx context.Context, id int64) error {
 	return postgres.Error(c.q.RetryScoring(ctx, id))
 }
 
-// Schedules lists recurring jobs by name.
-func (c *Client) Schedules(ctx context.Context) ([]db.ScoringSchedulesRow, error) {
-	rows, err := c.q.ScoringSchedules(ctx)
-	return rows, postgres.Error(err)
+// Schedule is a row of ml.schedules.
+type Schedule struct {
+	ID        int64           `json:"id"`
+	Name      string          `json:"name"`
+	Cron      string          `json:"cron"`
+	Timezone  string          `json:"timezone"` // of the cron expression
+	Model     string          `json:"model"`    // as written; an alias is resolved at each start
+	Source    string          `json:"source"`
+	Target    string          `json:"target"`
+	Key       string          `json:"key"`
+	Mode      string          `json:"mode"`
+	OnError   string          `json:"on_error"`
+	Options   json.RawMessage `json:"options"`
+	NextAt    *time.Time      `json:"next_at"` // nil where there is no next time, or no sidecar has worked it out yet
+	LastAt    *time.Time      `json:"last_at"`
+	LastJob   *int64          `json:"last_job"`
+	Error     string          `json:"error,omitempty"` // why its last start failed
+	SQLState  string          `json:"sqlstate,omitempty"`
+	StartedBy string          `json:"started_by"`
 }
 
-// Schedule makes a recurring job under a name and returns its id. cron is a cron expression of five fields.
-func (c *Client) Schedule(ctx context.Context, name, cron string, r Request) (int64, error) {
+// Schedules lists recurring jobs by name.
+func (c *Client) Schedules(ctx context.Context) ([]Schedule, error) {
+	rows, err := c.q.ScoringSchedules(ctx)
+	if err != nil {
+		return nil, postgres.Error(err)
+	}
+	list := make([]Schedule, 0, len(rows))
+	for _, r := range rows {
+		s := Schedule{
+			ID: r.ID, Name: r.Name, Cron: r.Cron, Timezone: r.Timezone, Model: r.Model, Source: r.Source, Target: r.Target, Key: r.Key, Mode: r.Mode,
+			OnError: r.OnError, Options: r.Options, NextAt: r.NextAt, LastAt: r.LastAt, Error: r.Error, SQLState: r.Sqlstate, StartedBy: r.StartedBy,
+		}
+		if r.LastJob > 0 {
+			s.LastJob = &r.LastJob
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// AddSchedule makes a recurring job under a name and returns its id. cron is a cron expression of five fields.
+func (c *Client) AddSchedule(ctx context.Context, name, cron string, r Request) (int64, error) {
 	options, err := r.Options.json()
 	if err != nil {
 		return 0, err
@@ -224,8 +262,8 @@ func (c *Client) Schedule(ctx context.Context, name, cron string, r Request) (in
 	return id, postgres.Error(err)
 }
 
-// Unschedule ends a recurring job; jobs that it started go on.
-func (c *Client) Unschedule(ctx context.Context, name string) error {
+// RemoveSchedule ends a recurring job; jobs that it started go on.
+func (c *Client) RemoveSchedule(ctx context.Context, name string) error {
 	return postgres.Error(c.q.UnscheduleScoring(ctx, name))
 }
 
