@@ -167,6 +167,6 @@ func (a *app) jobChange(verb, short string, change func(*jobclient.Client, conte
 			if err != nil {
 				return err
 			}
-			return a.report(cmd, j, "%s, asked to %s\n", line(j), verb)
+			return a.report(cmd, j, "Job %d is %s: %s.\n", j.ID, j.State, rowsOf(j))
 		})
 }

@@ -91,7 +91,7 @@ func (v *progressView) showState(u jobclient.Update) {
 	switch {
 	case !needed:
 		v.missing = time.Time{}
-		if v.alone {
+		if v.alone && u.Sidecar {
 			v.say("A sidecar is connected.")
 			v.alone = false
 		}
@@ -128,7 +128,8 @@ func (v *progressView) draw(j *jobclient.Job) {
 	if v.bar == nil || v.bar.GetMax64() != total {
 		v.clear()
 		v.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(v.terminal), progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(30),
-			progressbar.OptionSetElapsedTime(false), progressbar.OptionSetPredictTime(false), progressbar.OptionThrottle(0))
+			progressbar.OptionSetElapsedTime(false), progressbar.OptionSetPredictTime(false), progressbar.OptionThrottle(0),
+			progressbar.OptionSetSpinnerChangeInterval(0)) // by updates, not by a goroutine that draws over a question
 	}
 	v.bar.Describe(line(j))
 	_ = v.bar.Set64(min(done(j), max(total-1, 0))) // a bar that is full goes away

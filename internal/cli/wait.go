@@ -197,7 +197,7 @@ func (a *app) reportEnd(cmd *cobra.Command, j *jobclient.Job) error {
 	case jobclient.StateFailed:
 		return failure(j)
 	case jobclient.StateCanceled:
-		return rowcast.Errorf(rowcast.CodeCanceled, "job %d was canceled after %s rows", j.ID, count(j.RowsDone)).
+		return rowcast.Errorf(rowcast.CodeCanceled, "job %d was canceled after %s rows; %s is as it was before", j.ID, count(done(j)), j.Target).
 			WithHint("rowcast job retry %d begins it anew.", j.ID)
 	}
 	if !asJSON {
