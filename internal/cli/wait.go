@@ -88,7 +88,8 @@ func (w *waiting) run(ctx context.Context) (watched, error) {
 			}
 			switch choice {
 			case choiceDetach:
-				return watched{}, w.detach(canceling)
+				w.detach(canceling)
+				return watched{}, exitStatus(exitDetached)
 			case choiceCancel:
 				canceling = w.cancel(ctx)
 			case choiceGoOn:
@@ -98,14 +99,13 @@ func (w *waiting) run(ctx context.Context) (watched, error) {
 }
 
 // detach leaves the job to itself.
-func (w *waiting) detach(canceling bool) error {
+func (w *waiting) detach(canceling bool) {
 	w.view.clear()
 	if canceling {
 		printf(w.a.errOut, "Job %d is being canceled. See how it ended with: rowcast job show %d\n", w.id, w.id)
-		return exitStatus(exitDetached)
+		return
 	}
 	printf(w.a.errOut, "Job %d goes on without this command.\n  watch it:  rowcast job watch %d\n  cancel it: rowcast job cancel %d\n", w.id, w.id, w.id)
-	return exitStatus(exitDetached)
 }
 
 func (w *waiting) cancel(ctx context.Context) bool {
