@@ -44,6 +44,8 @@ type Config struct {
 	Poll           time.Duration `yaml:"poll" help:"how often the registry is looked at, besides NOTIFY"`
 	StopTimeout    time.Duration `yaml:"stop_timeout" help:"how long running calls may finish after the first stop signal"`
 
+	ScoreWorkers int `yaml:"score_workers" help:"parts of scoring jobs that run at a time; 0: this sidecar takes no part in them"`
+
 	ValidateMemory Bytes         `yaml:"validate_memory" help:"memory that a new model may use while it is validated"`
 	ValidateTime   time.Duration `yaml:"validate_time" help:"time that a new model may take while it is validated"`
 
@@ -66,6 +68,7 @@ func Default() Config {
 		Deadline:       30 * time.Second,
 		Poll:           10 * time.Second,
 		StopTimeout:    20 * time.Second,
+		ScoreWorkers:   runtime.GOMAXPROCS(0) + 1,
 		ValidateMemory: 2 << 30,
 		ValidateTime:   20 * time.Second,
 		Threads:        1,
@@ -144,6 +147,8 @@ func (c *Config) Validate() error {
 		return bad("deadline", c.Deadline, "Use a time such as 30s.")
 	case c.Poll < time.Second || c.Poll > 30*time.Second:
 		return bad("poll", c.Poll, "Use 1s to 30s: the SQL functions take a minute of silence for a hang.")
+	case c.ScoreWorkers < 0 || c.ScoreWorkers > 1000:
+		return bad("score_workers", c.ScoreWorkers, "Use 0 for none, or about one more than there are processors.")
 	case c.ValidateTime < time.Second:
 		return bad("validate_time", c.ValidateTime, "Use at least 1s.")
 	case c.ValidateMemory < 256<<20:

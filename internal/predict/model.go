@@ -114,7 +114,7 @@ func (m *model) predict(ctx context.Context, c *rowcast.Call, s *scratch, dst []
 	if err := b.Run(ctx); err != nil {
 		return dst, withModel(c, err)
 	}
-	a := answer{model: m, call: c, outputs: m.inOrder(b.Outputs())}
+	a := answer{model: m, call: c, outputs: m.inOrder(b.Outputs()), rows: m.plan.rows}
 	return a.write(dst)
 }
 
