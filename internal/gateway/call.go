@@ -10,7 +10,7 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// verb is the first letter of a call's body. Five of them are rowcast.Verbs, three those in another shape, the rest is between the SQL
+// verb is the first letter of a call's body. Six of them are rowcast.Verbs, three those in another shape, the rest is between the SQL
 // functions and the gateway.
 type verb byte
 
@@ -23,6 +23,7 @@ const (
 	verbTagProba       = verb('Q') // as the three above, but answered as a scalar is: in the tag, or to be fetched
 	verbTagJSON        = verb('J')
 	verbTagInfer       = verb('I')
+	verbBatch          = verb(rowcast.VerbBatch)
 	verbNoop           = verb('N')
 	verbWait           = verb('W')
 	verbRaise          = verb('E')
@@ -34,7 +35,7 @@ const (
 )
 
 // known reports whether a call may start with v.
-func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVAD", byte(v)) >= 0 }
+func (v verb) known() bool { return strings.IndexByte("plPjiQJIBNWEFUVAD", byte(v)) >= 0 }
 
 // row reports whether the answer is a row; the others are answered in the command tag.
 func (v verb) row() bool { return strings.IndexByte("PjiVAF", byte(v)) >= 0 }
@@ -160,9 +161,12 @@ func (r request) parseCall(rest string) (request, *rowcast.Error) {
 	if rest == "" {
 		return r, malformed("format")
 	}
-	switch r.format = rowcast.Format(rest[0]); r.format {
-	case rowcast.FormatArray, rowcast.FormatText, rowcast.FormatJSON, rowcast.FormatRecord:
-	default:
+	r.format = rowcast.Format(rest[0])
+	formats := "btjr"
+	if r.verb == verbBatch {
+		formats = "msc"
+	}
+	if strings.IndexByte(formats, rest[0]) < 0 {
 		return r, malformed("format")
 	}
 	r.payload = rest[1:]

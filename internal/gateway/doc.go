@@ -14,6 +14,8 @@
 //
 //	p l P j i  SPEC NAME@VERSION TIMEOUT FORMAT PAYLOAD    predict, label, probabilities, JSON, infer; SPEC is 32 hexadecimal digits
 //	Q J I      the same as P j i, answered in the tag
+//	B          the same with many rows, answered in the tag or to be fetched; FORMAT is m, s or c, see package rowcast. Where an error is about
+//	           one row the answer is "!" and the error as JSON
 //	N          nothing: a ping
 //	W          wait on for the pending call
 //	E          raise the error that the last call stored
@@ -21,7 +23,7 @@
 //	U NAME HEX, V NAME OPTIONS, D NAME    upload a chunk of an artifact, validate the upload, drop it
 //	A SHA256 OPTIONS                      validate an artifact that the database has already
 //
-// p l Q J I N U D are answered in the command tag, which dblink_exec returns as text: the fastest way for a scalar. It is a status, followed by
+// p l Q J I B N U D are answered in the command tag, which dblink_exec returns as text: the fastest way for a scalar. It is a status, followed by
 // the value: "=" result, "!" error stored, "." pending, "~" result stored. P j i V A F are answered with one row (status, value). W is
 // answered as the call it waits for.
 //

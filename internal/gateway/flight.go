@@ -93,6 +93,9 @@ func (g *Gateway) perform(f *flight, dst []byte) (out []byte, err error) {
 		out = dst
 	}
 	g.o.Metrics.finished(f.verb, time.Since(f.began), err)
+	if err != nil && f.verb == verbBatch {
+		return rowAnswer(out, err)
+	}
 	return out, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,7 @@ type Engine struct {
 	running atomic.Int64 // calls that hold a model
 	closing atomic.Bool  // lets the last call know that Close waits for it
 	scratch sync.Pool
+	helpers chan struct{} // a token per core beyond one that batches may take
 	counts  counters
 }
 
@@ -69,6 +71,7 @@ func NewEngine(rt *onnx.Runtime, src Source, o EngineOptions) *Engine {
 	e := &Engine{
 		runtime: rt, source: src, budget: o.MemoryBudget, tracker: o.Tracker, logger: o.Logger, now: o.Now,
 		entries: map[string]*entry{}, offers: map[string]*offer{}, quarantine: map[[sha256.Size]byte]string{}, idle: make(chan struct{}),
+		helpers: make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 0)),
 	}
 	if e.budget <= 0 {
 		e.budget = 2 << 30
@@ -99,12 +102,20 @@ func (noTracker) Leave(int)                   {}
 //	VerbProba    an array literal such as {0.1,0.9}
 //	VerbJSON     a JSON object
 //	VerbInfer    a JSON object with one array per output
+//	VerbBatch    see batch
 //
 // With an error dst comes back as it was. Every error is a *rowcast.Error whose message names the model.
 func (e *Engine) Do(ctx context.Context, c *rowcast.Call, dst []byte) ([]byte, error) {
 	en, err := e.acquire(ctx, c.Spec)
 	if err != nil {
 		return dst, withModel(c, err)
+	}
+	if c.Verb == rowcast.VerbBatch {
+		answer, err := e.batch(ctx, en, c, dst)
+		if err != nil {
+			return dst, withModel(c, err)
+		}
+		return answer, nil
 	}
 	defer e.release(en)
 	slot := e.tracker.Enter(en.sha)

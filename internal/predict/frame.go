@@ -47,15 +47,20 @@ const maxFrameBytes = 1 << 30
 // messages. Columns that are no feature are ignored. Errors, beside those of loading a model: CodeMissingFeature where a feature has no column and
 // no default, CodeFeatureType where a column's type can't be read, CodeResultType where a row of the model has no single answer.
 func (e *Engine) NewFrame(ctx context.Context, spec, model string, version int, columns []Column, capacity int) (*Frame, error) {
-	f := &Frame{
-		engine: e, capacity: max(capacity, 1), columns: len(columns),
-		call: rowcast.Call{Verb: rowcast.VerbPredict, Spec: spec, Model: model, Version: version, Format: rowcast.FormatRecord},
-	}
 	en, err := e.acquire(ctx, spec)
+	c := &rowcast.Call{Spec: spec, Model: model, Version: version}
 	if err != nil {
-		return nil, withModel(&f.call, err)
+		return nil, withModel(c, err)
 	}
-	f.entry, f.model = en, en.model
+	return e.frameOf(en, c, columns, capacity)
+}
+
+// frameOf makes a Frame of a loaded model, whose entry it takes over.
+func (e *Engine) frameOf(en *entry, c *rowcast.Call, columns []Column, capacity int) (*Frame, error) {
+	f := &Frame{
+		engine: e, entry: en, model: en.model, capacity: max(capacity, 1), columns: len(columns),
+		call: rowcast.Call{Verb: rowcast.VerbPredict, Spec: c.Spec, Model: c.Model, Version: c.Version, Format: rowcast.FormatRecord},
+	}
 	if err := f.prepare(columns); err != nil {
 		f.Close()
 		return nil, err

@@ -20,9 +20,6 @@ type numericText struct {
 	text []byte
 }
 
-// powersOfTen are those that float64 holds exactly.
-var powersOfTen = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22}
-
 // read reads a numeric: number of base-10000 digits, weight of the first, sign, decimals shown, digits, each of two bytes. ok is false where it is
 // none. An integer within int64 is exact; what has at most 15 decimal digits becomes the nearest double; anything else stays text.
 func (n *numericText) read(value []byte) (c cell, ok bool) {
@@ -67,7 +64,11 @@ func (n *numericText) read(value []byte) (c cell, ok bool) {
 			return cell{kind: cellInt, int: mantissa}, true
 		}
 		if mantissa > -1<<53 && mantissa < 1<<53 {
-			return cell{kind: cellFloat, float: float64(mantissa) / powersOfTen[-4*scale]}, true
+			divisor := 1.0
+			for ; scale < 0; scale++ {
+				divisor *= 10000 // exact up to 1e22
+			}
+			return cell{kind: cellFloat, float: float64(mantissa) / divisor}, true
 		}
 	}
 	n.write(digits, weight, sign == numericNegative)

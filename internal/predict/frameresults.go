@@ -6,13 +6,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
+	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
 // rowsPerRun is how many rows go through a graph at once where it leaves that open.
-const rowsPerRun = 4096
+const rowsPerRun = 1024
 
 // Results are the answers to the rows of a Frame, in their order. They are valid until the Frame's next Run or Close.
 type Results struct {
@@ -52,10 +55,10 @@ func (e *RowError) Unwrap() error { return e.Err }
 // Run runs the rows that the Frame holds; they stay until Reset. A ctx that ends stops it through ONNX Runtime's terminate flag. Where the model
 // fails on a row or has no answer for it the error is a *RowError.
 func (f *Frame) Run(ctx context.Context) (*Results, error) {
-	if err := f.usable(); err != nil {
+	r, err := f.begin()
+	if err != nil {
 		return nil, err
 	}
-	r := f.empty()
 	slot := f.engine.tracker.Enter(f.entry.sha)
 	defer f.engine.tracker.Leave(slot)
 	for from := 0; from < f.rows; from += f.perRun {
@@ -63,24 +66,89 @@ func (f *Frame) Run(ctx context.Context) (*Results, error) {
 			return nil, err
 		}
 	}
-	r.Rows = f.rows
 	return r, nil
 }
 
-// empty makes room for answers: a slice is nil where the model has no such answer, or it is not wanted, and not where there are no rows.
-func (f *Frame) empty() *Results {
+// runWide is Run on the cores that no other batch has taken. It gives no probabilities. Where answers depend on the rows of the same run they are
+// those of Run: the parts are the same.
+func (f *Frame) runWide(ctx context.Context) (*Results, error) {
+	parts := (f.rows + f.perRun - 1) / f.perRun
+	helpers := 0
+	for helpers < parts-1 && f.engine.help() {
+		helpers++
+	}
+	if helpers == 0 {
+		return f.Run(ctx)
+	}
+	r, err := f.begin()
+	if err != nil {
+		f.engine.thank(helpers)
+		return nil, err
+	}
+	var next atomic.Int64
+	var failed atomic.Bool
+	errs := make([]error, parts)
+	work := func() {
+		slot := f.engine.tracker.Enter(f.entry.sha)
+		defer f.engine.tracker.Leave(slot)
+		for part := int(next.Add(1)) - 1; part < parts && !failed.Load(); part = int(next.Add(1)) - 1 {
+			from := part * f.perRun
+			if errs[part] = f.runPart(ctx, from, min(f.perRun, f.rows-from)); errs[part] != nil {
+				failed.Store(true)
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for range helpers {
+		wg.Go(func() {
+			defer f.engine.thank(1)
+			work()
+		})
+	}
+	work()
+	wg.Wait()
+	for _, err := range errs { // parts are taken in order, so the first error is that of the first row
+		if err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// help takes a core where one is free.
+func (e *Engine) help() bool {
+	select {
+	case e.helpers <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// thank gives cores back.
+func (e *Engine) thank(n int) {
+	for range n {
+		<-e.helpers
+	}
+}
+
+// begin makes room for answers: a slice is nil where the model has no such answer, or it is not wanted, and not where there are no rows.
+func (f *Frame) begin() (*Results, error) {
+	if err := f.usable(); err != nil {
+		return nil, err
+	}
 	r := &f.results
-	r.Rows, r.Width = 0, 0
+	r.Rows, r.Width = f.rows, 0
 	if !f.model.textLabels() {
-		r.Values = slices.Grow(r.Values[:0], f.rows+1)
+		r.Values = slices.Grow(r.Values[:0], f.rows+1)[:f.rows]
 	}
 	if f.model.signature.Task != rowcast.TaskRegression {
-		r.Labels = slices.Grow(r.Labels[:0], f.rows+1)
+		r.Labels = slices.Grow(r.Labels[:0], f.rows+1)[:f.rows]
 	}
 	if f.wants {
 		r.Probabilities = slices.Grow(r.Probabilities[:0], f.rows+1)
 	}
-	return r
+	return r, nil
 }
 
 // runPart runs n rows from a position on and reads their answers. What a graph's fixed batch has left over is filled with the last row.
@@ -118,8 +186,8 @@ func (f *Frame) rowError(from, n int, err error) error {
 
 // blame finds the row that made a run fail, by running rows alone. Where none fails by itself, the rows together did.
 func (f *Frame) blame(ctx context.Context, from, n int, whole error) error {
-	kept := f.results
-	defer func() { f.results = kept }()
+	probabilities := len(f.results.Probabilities)
+	defer func() { f.results.Probabilities = f.results.Probabilities[:probabilities] }()
 	for i := range n {
 		if err := f.runPart(ctx, from+i, 1); err != nil {
 			return err
@@ -165,7 +233,7 @@ func copyRows[T any](dst, src []T, width, from, n, size int) {
 	}
 }
 
-// read appends the answers of a run's first n rows.
+// read reads the answers of a run's first n rows.
 func (f *Frame) read(a *answer, from, n int) error {
 	r := &f.results
 	if f.wants {
@@ -179,15 +247,7 @@ func (f *Frame) read(a *answer, from, n int) error {
 		if width != 1 {
 			return severalValues(a.call, plural(width, "value"))
 		}
-		whole := *t
-		if d, ok := t.Data.([]float32); ok {
-			whole.Data = d[:n]
-			r.Values = floats(r.Values, &whole)
-			return nil
-		}
-		for i := range n {
-			r.Values = append(r.Values, decimalAt(t, i))
-		}
+		readValues(r.Values[from:from+n], t)
 		return nil
 	}
 	for a.row = range n {
@@ -198,14 +258,34 @@ func (f *Frame) read(a *answer, from, n int) error {
 		if !l.textual {
 			l.text = strconv.FormatInt(l.number, 10)
 			if r.Values != nil {
-				r.Values = append(r.Values, float64(l.number))
+				r.Values[from+a.row] = float64(l.number)
 			}
 		} else if f.call.Verb == rowcast.VerbPredict {
 			return textLabel(a.call)
 		}
-		r.Labels = append(r.Labels, storable(l.text))
+		r.Labels[from+a.row] = storable(l.text)
 	}
 	return nil
+}
+
+// readValues reads numbers as the doubles that PostgreSQL makes of their decimals.
+func readValues(dst []float64, t *onnx.Tensor) {
+	switch d := t.Data.(type) {
+	case []float64:
+		copy(dst, d)
+	case []float32:
+		for i := range dst {
+			dst[i] = decimal32(d[i])
+		}
+	default:
+		for i := range dst {
+			v, bits := onnx.FloatAt(d, t.DType, i)
+			if bits == 32 {
+				v = decimal32(float32(v))
+			}
+			dst[i] = v
+		}
+	}
 }
 
 func (f *Frame) readProbabilities(a *answer, from, n int) error {

@@ -5,7 +5,6 @@ import (
 	"math"
 	"strconv"
 
-	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
 	"github.com/rowcast/rowcast/internal/tensorjson"
 )
@@ -20,18 +19,20 @@ const (
 	oidInt4    = 23
 	oidText    = 25
 	oidOID     = 26
+	oidJSON    = 114
 	oidFloat4  = 700
 	oidFloat8  = 701
 	oidUnknown = 705
 	oidBpchar  = 1042
 	oidVarchar = 1043
 	oidNumeric = 1700
+	oidJSONB   = 3802
 )
 
-// Readable reports whether a Frame reads columns of a type. Others can be cast to text or double precision.
+// Readable reports whether a Frame reads columns of a type. to_json() of any other is what a single row would be read from.
 func Readable(oid uint32) bool {
 	switch oid {
-	case oidBool, oidChar, oidName, oidInt8, oidInt2, oidInt4, oidText, oidOID, oidFloat4, oidFloat8, oidUnknown, oidBpchar, oidVarchar, oidNumeric:
+	case oidBool, oidChar, oidName, oidInt8, oidInt2, oidInt4, oidText, oidOID, oidFloat4, oidFloat8, oidUnknown, oidBpchar, oidVarchar, oidNumeric, oidJSON, oidJSONB:
 		return true
 	}
 	return false
@@ -163,6 +164,13 @@ func (f *Frame) cell(s *source, value []byte) (cell, error) {
 		if c, ok := f.numeric.read(value); ok {
 			return c, nil
 		}
+	case oidJSON, oidJSONB:
+		if s.oid == oidJSONB && size > 0 {
+			value = value[1:] // a version
+		}
+		if v, err := tensorjson.ParseValue(value); err == nil {
+			return jsonCell(v), nil
+		}
 	default:
 		return cell{kind: cellString, text: value}, nil
 	}
@@ -178,36 +186,4 @@ func readDecimal(v float32) float64 {
 	var buf [24]byte
 	x, _ := tensorjson.ParseFloat(strconv.AppendFloat(buf[:0], float64(v), 'g', -1, 32))
 	return x
-}
-
-// floats returns a whole tensor of floats as the doubles that their decimals are.
-func floats(dst []float64, t *onnx.Tensor) []float64 {
-	switch d := t.Data.(type) {
-	case []float32:
-		for _, v := range d {
-			dst = append(dst, decimal32(v))
-		}
-	case []float64:
-		dst = append(dst, d...)
-	default:
-		for i := range onnx.DataLen(d) {
-			dst = append(dst, decimalAt(t, i))
-		}
-	}
-	return dst
-}
-
-// decimalAt is element i as the double that its decimal is.
-func decimalAt(t *onnx.Tensor, i int) float64 {
-	switch d := t.Data.(type) {
-	case []int64: // through text both, so rounded once
-		return float64(d[i])
-	case []uint64:
-		return float64(d[i])
-	}
-	v, bits := onnx.FloatAt(t.Data, t.DType, i)
-	if bits == 32 {
-		return decimal32(float32(v))
-	}
-	return v
 }
