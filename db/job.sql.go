@@ -335,7 +335,7 @@ func (q *Queries) JobSignature(ctx context.Context, spec string) (json.RawMessag
 const lastWatermark = `-- name: LastWatermark :one
 SELECT coalesce(j.plan ->> 'watermark', '')::text AS watermark
 FROM ml_private.job j
-WHERE j.state = 'done' AND j.id < $1 AND j.started_by = $2 AND j.model_id = $3 AND j.target = $4
+WHERE j.state = 'done' AND j.id < $1 AND j.started_by = $2::text::regrole AND j.model_id = $3 AND j.target = $4
   AND j.source = $5 AND j.version = $6 AND j.options ->> 'since' = $7::text AND j.plan ->> 'watermark' IS NOT NULL
 ORDER BY j.id DESC
 LIMIT 1

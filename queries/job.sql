@@ -97,7 +97,7 @@ SELECT signature FROM ml_private.version WHERE spec = $1 LIMIT 1;
 -- name: LastWatermark :one
 SELECT coalesce(j.plan ->> 'watermark', '')::text AS watermark
 FROM ml_private.job j
-WHERE j.state = 'done' AND j.id < sqlc.arg(id) AND j.started_by = sqlc.arg(started_by) AND j.model_id = sqlc.arg(model_id) AND j.target = sqlc.arg(target)
+WHERE j.state = 'done' AND j.id < sqlc.arg(id) AND j.started_by = sqlc.arg(started_by)::text::regrole AND j.model_id = sqlc.arg(model_id) AND j.target = sqlc.arg(target)
   AND j.source = sqlc.arg(source) AND j.version = sqlc.arg(version) AND j.options ->> 'since' = sqlc.arg(since)::text AND j.plan ->> 'watermark' IS NOT NULL
 ORDER BY j.id DESC
 LIMIT 1;

@@ -155,7 +155,7 @@ BEGIN
         RETURN;
     ELSIF task.state <> 'paused' THEN
         RAISE EXCEPTION 'job % is %, not paused', id, task.state
-            USING ERRCODE = '55000', HINT = CASE WHEN task.state IN ('failed', 'canceled') THEN format('SELECT ml.retry_job(%s); tries it again.', id) END;
+            USING ERRCODE = '55000', HINT = CASE WHEN task.state = 'done' THEN 'Start another one: SELECT ml.score(…);' ELSE format('SELECT ml.retry_job(%s); tries it again.', id) END;
     END IF;
     UPDATE ml_private.job j
     SET state = CASE j.phase WHEN 'plan' THEN 'queued' ELSE 'running' END, retry_at = NULL, scoring_since = clock_timestamp(),
