@@ -66,7 +66,8 @@ func readFolder(dir string) (*folder, error) {
 	slices.SortFunc(f.pairs, func(a, b *pair) int { return a.version - b.version })
 	for _, p := range f.pairs {
 		if p.up == "" {
-			return nil, rowcast.Errorf(rowcast.CodeInvalidArgument, "%s has no .up.sql beside it", filepath.Join(dir, p.down))
+			return nil, rowcast.Errorf(rowcast.CodeInvalidArgument, "%s has no .up.sql beside it", filepath.Join(dir, p.down)).
+				WithHint("Restore it, or remove the way down too.")
 		}
 		text, err := os.ReadFile(filepath.Join(dir, p.up))
 		if err != nil {
@@ -132,7 +133,7 @@ func (f *folder) between(from, to int) []*pair {
 // above returns the version n migrations above one; the latest where n is negative or there are fewer.
 func (f *folder) above(version, n int) int {
 	ahead := f.between(version, f.latest())
-	if len(ahead) == 0 {
+	if len(ahead) == 0 || n == 0 {
 		return version
 	}
 	if n < 0 || n > len(ahead) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
 // RunFile sends the statements of a file as one query, as golang-migrate does, so that current_query() is the whole file for them. An error names the
@@ -29,12 +31,16 @@ func RunFile(ctx context.Context, conn *pgx.Conn, name, text string) error {
 		return nil
 	}
 	var pg *pgconn.PgError
+	at := statement{line: statements[min(done, len(statements)-1)].line}
 	if errors.As(err, &pg) && pg.Position > 0 {
-		// The position counts from the start of the file.
-		return scriptError(name, statement{text: text, line: 1}, err)
+		at = statement{text: text, line: 1} // the position counts from the start of the file
 	}
-	at := statements[min(done, len(statements)-1)]
-	return scriptError(name, statement{line: at.line}, err)
+	err = scriptError(name, at, err)
+	var e *rowcast.Error
+	if pg != nil && errors.As(err, &e) && e.Code == rowcast.CodeInternal {
+		e.Code = rowcast.CodeInvalidArgument // the file is somebody's own
+	}
+	return err
 }
 
 // TransactionControl finds the first statement of a file that would begin or end a transaction. line is 0 where there is none.

@@ -432,9 +432,8 @@ BEGIN
     -- Model rows first, then tables, in the order in which every other change takes them.
     PERFORM FROM ml_private.model m WHERE m.id = ANY (models) ORDER BY m.id FOR UPDATE;
     PERFORM ml_private.hold_numbers(q.relation)
-    FROM (SELECT q.relation FROM ml_private.change_sequence q
-          WHERE q.change = revert_change.name
-            AND EXISTS (SELECT FROM ml_private.change_row x WHERE x.change = q.change AND x.relation = q.relation AND x.operation = 'INSERT')
+    FROM (SELECT q.relation FROM ml_private.change_sequence q JOIN ml_private.numbers() now USING (relation, attribute)
+          WHERE q.change = revert_change.name AND (now.last_value, now.is_called) > (q.last_value, q.is_called)
           ORDER BY coalesce(array_position(ARRAY['model', 'version', 'alias_history'], q.relation), 9), q.relation) q;
     SELECT string_agg(format('ml_private.%I', c.conname), ', ') INTO keys
     FROM (SELECT DISTINCT c.conname FROM pg_constraint c
@@ -448,7 +447,6 @@ BEGIN
     PERFORM ml_private.rewind(q.relation, q.attribute, q.last_value, q.is_called)
     FROM ml_private.change_sequence q
     WHERE q.change = revert_change.name
-      AND EXISTS (SELECT FROM ml_private.change_row x WHERE x.change = q.change AND x.relation = q.relation AND x.operation = 'INSERT')
       AND NOT EXISTS (SELECT FROM ml_private.change c WHERE c.name <> target.name AND c.number >= target.number);
     DELETE FROM ml_private.change c WHERE c.name = target.name;
     PERFORM ml_private.route_model(m.id) FROM ml_private.model m WHERE m.id = ANY (models);
