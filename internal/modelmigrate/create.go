@@ -120,11 +120,11 @@ func (o *NewOptions) up(c *Created, change string, size int64) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, text, "", "  "); err != nil {
+	pretty, err := layOut(text)
+	if err != nil {
 		return "", rowcast.Errorf(rowcast.CodeInvalidArgument, "the options can't be written as JSON").WithCause(err)
 	}
-	call := fmt.Sprintf("ml.register_artifact('%s',\n    sha256 => '%s',\n    options => %s)", c.Model, c.SHA256, literal(pretty.String()))
+	call := fmt.Sprintf("ml.register_artifact('%s',\n    sha256 => '%s',\n    options => %s)", c.Model, c.SHA256, literal(pretty))
 	var with []string
 	if o.Promote {
 		with = append(with, fmt.Sprintf("ml.promote('%s', version)", c.Model))
@@ -141,6 +141,39 @@ func (o *NewOptions) up(c *Created, change string, size int64) (string, error) {
 		fmt.Fprintf(&b, "SELECT ml.grant_model('%s', %s);\n", c.Model, literal(role))
 	}
 	return b.String(), nil
+}
+
+// layOut writes a JSON object with a line for each key, and for each feature.
+func layOut(object []byte) (string, error) {
+	d := json.NewDecoder(bytes.NewReader(object))
+	if _, err := d.Token(); err != nil {
+		return "", err
+	}
+	var lines []string
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return "", err
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return "", err
+		}
+		text := string(value)
+		var list []json.RawMessage
+		if json.Unmarshal(value, &list) == nil && len(list) > 0 && list[0][0] == '{' {
+			elements := make([]string, len(list))
+			for i, e := range list {
+				elements[i] = "    " + string(e)
+			}
+			text = "[\n" + strings.Join(elements, ",\n") + "\n  ]"
+		}
+		lines = append(lines, fmt.Sprintf("  %q: %s", key, text))
+	}
+	if len(lines) == 0 {
+		return "{}", nil
+	}
+	return "{\n" + strings.Join(lines, ",\n") + "\n}", nil
 }
 
 // literal writes text as SQL in the way that reads best.

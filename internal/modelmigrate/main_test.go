@@ -3,6 +3,7 @@ package modelmigrate_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -41,6 +43,8 @@ func TestMain(m *testing.M) {
 // site is a database, perhaps with a sidecar.
 type site struct {
 	*pgtest.Database
+	stop func() // of the sidecar
+	pid  int    // of its supervisor
 }
 
 // program makes the command of this program in a process of its own.
@@ -57,7 +61,7 @@ func program(databaseURL string, args ...string) *exec.Cmd {
 // serve makes a database with a sidecar.
 func serve(t testing.TB, environment ...string) *site {
 	t.Helper()
-	s := &site{pgtest.New(t)}
+	s := &site{Database: pgtest.New(t)}
 	s.serve(t, environment...)
 	return s
 }
@@ -78,9 +82,13 @@ func (s *site) serve(t testing.TB, environment ...string) {
 	cmd.Env = append(append(cmd.Env, "NOTIFY_SOCKET="+ready.LocalAddr().String(), "ROWCAST_HTTP=-", "ROWCAST_SOCKET_DIR=-", "ROWCAST_POLL=1s"), environment...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
+	s.pid = cmd.Process.Pid
+	s.stop = sync.OnceFunc(func() {
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, cmd.Wait(), "%s", &log)
+	})
+	t.Cleanup(func() {
+		s.stop()
 		if t.Failed() {
 			text := log.String()
 			t.Logf("the end of the sidecar's log:\n%s", text[max(0, len(text)-2000):])
@@ -104,7 +112,9 @@ func (s *site) runner(t testing.TB, dir string, change ...func(*modelmigrate.Opt
 }
 
 // demo is the model file of a folder of this repository.
-func demo(name string) string { return filepath.Join("..", "..", "examples", "demo", "models", name, "model.onnx") }
+func demo(name string) string {
+	return filepath.Join("..", "..", "examples", "demo", "models", name, "model.onnx")
+}
 
 // options reads model.yaml beside a model file.
 func options(t testing.TB, file string) registry.Options {
@@ -248,4 +258,12 @@ func same(t testing.TB, want, got map[string]string, message string, args ...any
 		require.Equal(t, want[name], got[name], "%s: %s", name, fmt.Sprintf(message, args...))
 	}
 	require.Len(t, got, len(want))
+}
+
+// fileSHA is the SHA-256 of a file, as people write it.
+func fileSHA(t testing.TB, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return fmt.Sprintf("%x", sha256.Sum256(text))
 }

@@ -226,7 +226,7 @@ BEGIN
     -- An upload that lay there begins anew, so that no cleanup takes it before it is registered.
     INSERT INTO ml_private.artifact AS a (sha256, size, created_by) VALUES (hash, begin_upload.size, quote_ident(who)::regrole)
     ON CONFLICT ON CONSTRAINT artifact_pkey DO UPDATE SET created_at = now()
-    WHERE NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256);
+    WHERE NOT ml_private.artifact_used(a.sha256);
     RETURN coalesce((SELECT min(i) FROM generate_series(0, chunks - 1) i
                      WHERE NOT EXISTS (SELECT FROM ml_private.artifact_chunk c WHERE c.sha256 = hash AND c.number = i)), -1);
 END $$;

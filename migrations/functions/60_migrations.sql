@@ -48,7 +48,10 @@ BEGIN
         END IF;
     END IF;
     IF TG_TABLE_NAME = 'version' AND TG_OP = 'DELETE' THEN
-        INSERT INTO ml_private.change_artifact (change, sha256) VALUES (open, (was ->> 'sha256')::bytea) ON CONFLICT DO NOTHING;
+        -- The file that is run, and the one that it was made of.
+        INSERT INTO ml_private.change_artifact (change, sha256)
+        SELECT open, e.value::bytea FROM jsonb_each_text(was) e WHERE e.key IN ('sha256', 'source_sha256') AND e.value IS NOT NULL
+        ON CONFLICT DO NOTHING;
     END IF;
     INSERT INTO ml_private.change_row (change, number, relation, operation, before, after)
     VALUES (open, (SELECT coalesce(max(r.number), 0) + 1 FROM ml_private.change_row r WHERE r.change = open), TG_TABLE_NAME, TG_OP, was, became);
@@ -98,9 +101,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION ml_private.journal_table(text, text[]) IS 'Attaches the journal of changes to a table.';
 
--- Every table in which the SQL API keeps what people decide. A table that is not there yet, or no more, is passed over.
-SELECT ml_private.journal_table(t)
-FROM unnest(ARRAY['model', 'version', 'alias_history', 'alias', 'model_grant', 'artifact', 'job_schedule', 'log_policy']) AS t;
+-- Every table in which the SQL API keeps what people decide, with what the sidecars note there about their own work. A table that is not there yet,
+-- or no more, is passed over.
+SELECT ml_private.journal_table(t.relation, t.operational)
+FROM (VALUES ('model', '{}'::text[]), ('version', '{}'), ('alias_history', '{}'), ('alias', '{}'), ('model_grant', '{}'), ('artifact', '{}'),
+             ('schedule', '{next_at,last_at,error,sqlstate}'), ('log_policy', '{}'), ('prediction_grant', '{}'), ('bi_column', '{}'),
+             ('dropped_model', '{}')) AS t(relation, operational);
 
 CREATE OR REPLACE TRIGGER rowcast_keep BEFORE DELETE ON ml_private.artifact FOR EACH ROW EXECUTE FUNCTION ml_private.keep_artifact();
 
@@ -137,10 +143,22 @@ AS $$
 DECLARE
     sequence text := pg_get_serial_sequence(format('ml_private.%I', relation), attribute);
     beyond   boolean;
+    kept     regclass;
 BEGIN
     EXECUTE format('SELECT EXISTS (SELECT FROM ml_private.%I t WHERE t.%I %s $1) OR (SELECT (s.last_value, s.is_called) <= ($1, $2) FROM %s s)',
                    relation, attribute, CASE WHEN is_called THEN '>' ELSE '>=' END, sequence)
         INTO beyond USING last_value, is_called;
+    IF relation = 'model' THEN
+        -- What is kept of a model that was dropped since must not become another model's.
+        FOR kept IN
+            SELECT t.oid::regclass FROM pg_class t JOIN pg_attribute a ON a.attrelid = t.oid
+            WHERE t.relnamespace = 'ml_private'::regnamespace AND t.relkind IN ('r', 'p') AND NOT t.relispartition
+              AND a.attname = 'model_id' AND a.atttypid = 'bigint'::regtype AND NOT a.attisdropped
+        LOOP
+            EXIT WHEN beyond;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE t.model_id %s $1)', kept, CASE WHEN is_called THEN '>' ELSE '>=' END) INTO beyond USING last_value;
+        END LOOP;
+    END IF;
     IF NOT beyond THEN
         -- RESTART is undone by a ROLLBACK, setval() alone would not be: it writes to the file that RESTART has made for this transaction.
         EXECUTE format('ALTER SEQUENCE %s RESTART WITH %s', sequence, last_value);
@@ -231,6 +249,29 @@ END $$;
 COMMENT ON FUNCTION ml.begin_change(text, text) IS $$Gives what this transaction does to models from here on a name, by which ml.revert_change() takes it back. checksum is the SHA-256 of the file that the statements come from; without it, it is taken from the query where the whole file is one.
 Example: BEGIN; SELECT ml.begin_change('000002_churn_v2'); SELECT ml.promote('churn', 2); COMMIT;$$;
 
+-- Whether a version runs an artifact or was made of it: whatever has a foreign key to artifacts but their own chunks.
+CREATE OR REPLACE FUNCTION ml_private.artifact_used(hash bytea) RETURNS boolean
+LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    k     record;
+    used boolean;
+BEGIN
+    FOR k IN
+        SELECT c.conrelid::regclass AS relation, a.attname
+        FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+        WHERE c.contype = 'f' AND c.confrelid = 'ml_private.artifact'::regclass AND c.conrelid <> 'ml_private.artifact_chunk'::regclass
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE t.%I = $1)', k.relation, k.attname) INTO used USING hash;
+        IF used THEN
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END $$;
+COMMENT ON FUNCTION ml_private.artifact_used(bytea) IS 'Whether a version needs an artifact.';
+
 -- What a row of the registry is called in a message.
 CREATE OR REPLACE FUNCTION ml_private.describe_row(change text, relation text, row_ jsonb) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -286,8 +327,7 @@ BEGIN
     IF r.relation = 'artifact' THEN
         -- Bytes are shared by content, and quarantine is the sidecar's: neither stands in the way.
         IF r.operation = 'INSERT' THEN
-            DELETE FROM ml_private.artifact a
-            WHERE a.sha256 = (known ->> 'sha256')::bytea AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256);
+            DELETE FROM ml_private.artifact a WHERE a.sha256 = (known ->> 'sha256')::bytea AND NOT ml_private.artifact_used(a.sha256);
         ELSIF current @> r.after THEN
             EXECUTE format('UPDATE %s t SET (%s) = ROW(%s) WHERE %s', id, listed, typed, place) USING r.before;
         END IF;
@@ -339,6 +379,7 @@ BEGIN
         JOIN pg_attribute x ON x.attrelid = c.conrelid AND x.attnum = key.here
         JOIN pg_attribute y ON y.attrelid = c.confrelid AND y.attnum = key.there
         WHERE c.confrelid = id AND c.contype = 'f' AND c.conparentid = 0 AND c.conrelid <> 'ml_private.route'::regclass
+          AND c.confdeltype <> 'n' -- such a table says that the row may go
         GROUP BY c.oid, t.relname
         UNION ALL
         -- Tables that name a version without a foreign key, so that it can be dropped before them.
@@ -350,6 +391,14 @@ BEGIN
                WHERE a.attrelid = t.oid AND NOT a.attisdropped
                  AND (a.attname, a.atttypid) IN (('model_id', 'bigint'::regtype), ('version', 'integer'::regtype))) = 2
         UNION ALL
+        -- Predictions that say through which entry of an alias's history their version was chosen; their partitions go by time.
+        SELECT t.oid::regclass, t.relname, ARRAY['t.entry = ($1 ->> ''id'')::bigint', 't.at >= ($1 ->> ''changed_at'')::timestamptz - interval ''1 hour''']
+        FROM pg_class t
+        WHERE r.relation = 'alias_history' AND t.relnamespace = 'ml_private'::regnamespace AND t.relkind IN ('r', 'p') AND NOT t.relispartition
+          AND (SELECT count(*) FROM pg_attribute a
+               WHERE a.attrelid = t.oid AND NOT a.attisdropped
+                 AND (a.attname, a.atttypid) IN (('entry', 'bigint'::regtype), ('at', 'timestamptz'::regtype))) = 2
+        UNION ALL
         SELECT t.oid::regclass, t.relname, ARRAY['t.version_id = ($1 ->> ''id'')::bigint']
         FROM pg_class t JOIN pg_attribute a ON a.attrelid = t.oid
         WHERE r.relation = 'version' AND t.relnamespace = 'ml_private'::regnamespace AND t.relkind IN ('r', 'p') AND NOT t.relispartition
@@ -358,12 +407,12 @@ BEGIN
         EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE %s)', k.relation, array_to_string(k.conditions, ' AND ')) INTO found_ USING known;
         IF found_ THEN
             RAISE EXCEPTION '%', refusal || CASE
+                    WHEN k.relname ~ 'predict' THEN what || ' is named by stored predictions'
                     WHEN r.relation = 'alias_history' THEN replace(what, 'the history of ', '') || ' was moved since'
                     WHEN k.relname = 'alias' THEN what || ' has an alias that was set since'
                     WHEN k.relname = 'alias_history' THEN what || ' is in the history of an alias that was set since'
                     WHEN k.relname = 'version' THEN what || ' has versions that were registered since'
                     WHEN k.relname = 'model_grant' THEN what || ' was granted since'
-                    WHEN k.relname ~ 'predict' THEN what || ' is named by stored predictions'
                     WHEN k.relname ~ 'schedule' THEN what || ' is named by a schedule'
                     WHEN k.relname ~ 'job' THEN what || ' is named by a scoring job'
                     ELSE format('%s is named by rows of %s', what, k.relation) END
@@ -425,12 +474,13 @@ AS $$
 DECLARE
     who    name := ml_private.changer();
     target ml_private.change := ml_private.lock_change(name, who);
-    models bigint[] := ARRAY(SELECT m.id FROM ml_private.change_models(name) m);
+    models bigint[] := ARRAY(SELECT x.id FROM ml_private.change_models(name) x);
     keys   text;
     r      ml_private.change_row;
+    m      ml_private.model;
 BEGIN
     -- Model rows first, then tables, in the order in which every other change takes them.
-    PERFORM FROM ml_private.model m WHERE m.id = ANY (models) ORDER BY m.id FOR UPDATE;
+    PERFORM FROM ml_private.model x WHERE x.id = ANY (models) ORDER BY x.id FOR UPDATE;
     PERFORM ml_private.hold_numbers(q.relation)
     FROM (SELECT q.relation FROM ml_private.change_sequence q JOIN ml_private.numbers() now USING (relation, attribute)
           WHERE q.change = revert_change.name AND (now.last_value, now.is_called) > (q.last_value, q.is_called)
@@ -448,8 +498,17 @@ BEGIN
     FROM ml_private.change_sequence q
     WHERE q.change = revert_change.name
       AND NOT EXISTS (SELECT FROM ml_private.change c WHERE c.name <> target.name AND c.number >= target.number);
+    IF EXISTS (SELECT FROM ml_private.change_row x WHERE x.change = target.name AND x.relation = 'bi_column') THEN
+        -- The view of a log follows from the columns; one that loses columns cannot be replaced.
+        FOR m IN SELECT x.* FROM ml_private.model x WHERE x.id = ANY (models) LOOP
+            EXECUTE format('DROP VIEW IF EXISTS ml_bi.%I', m.name);
+            IF EXISTS (SELECT FROM ml_private.bi_column b WHERE b.model_id = m.id) THEN
+                PERFORM ml_private.show_bi(m);
+            END IF;
+        END LOOP;
+    END IF;
     DELETE FROM ml_private.change c WHERE c.name = target.name;
-    PERFORM ml_private.route_model(m.id) FROM ml_private.model m WHERE m.id = ANY (models);
+    PERFORM ml_private.route_model(x.id) FROM ml_private.model x WHERE x.id = ANY (models);
     PERFORM pg_notify('rowcast', 'model ' || x) FROM unnest(models) x;
 END $$;
 COMMENT ON FUNCTION ml.revert_change(text) IS $$Takes a change back that began with ml.begin_change(): models, versions with their numbers, aliases with their history, grants and everything else are as before. Refuses with the reason where something rests on it by now: a prediction, a scoring job or another change that names a version.
@@ -557,7 +616,7 @@ BEGIN
     DELETE FROM ml_private.artifact_chunk c USING ml_private.artifact a
     WHERE a.sha256 = decode(discard_chunk.sha256, 'hex') AND c.sha256 = a.sha256 AND c.number = discard_chunk.number
       AND (EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.created_by AND pg_has_role(who, r.oid, 'USAGE')) OR ml_private.is_admin(who))
-      AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256)
+      AND NOT ml_private.artifact_used(a.sha256)
       AND NOT EXISTS (SELECT FROM ml_private.change_artifact k WHERE k.sha256 = a.sha256);
     RETURN FOUND;
 END $$;
@@ -583,7 +642,7 @@ BEGIN
         SELECT p.oid FROM pg_proc p
         WHERE p.pronamespace = 'ml_private'::regnamespace
           AND p.proname IN ('open_change', 'journal', 'keep_artifact', 'journal_table', 'describe_row', 'undo_row', 'change_models', 'lock_change',
-                            'numbers', 'hold_numbers', 'rewind')
+                            'numbers', 'hold_numbers', 'rewind', 'artifact_used')
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;
