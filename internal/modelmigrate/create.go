@@ -107,8 +107,8 @@ func (o *NewOptions) up(c *Created, change string, size int64) (string, error) {
 		if err != nil {
 			file = c.Artifact
 		}
-		fmt.Fprintf(&b, "-- Registers %s as the next version of %s.\n-- %d bytes; `rowcast model migration up` uploads them, `rowcast model upload` does so for the tool migrate.\n",
-			file, c.Model, size)
+		fmt.Fprintf(&b, "-- Registers %s as the next version of %s.\n"+
+			"-- %d bytes; `rowcast model migration up` uploads them, `rowcast model upload` does so for the tool migrate.\n", file, c.Model, size)
 	}
 	fmt.Fprintf(&b, "SELECT ml.begin_change('%s');\n\n", change)
 	if o.File == "" {

@@ -211,8 +211,8 @@ func (s *session) ensureTable() error {
 }
 
 func (r *Runner) tableExists(ctx context.Context, q db.DBTX) (exists bool, err error) {
-	err = q.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2)",
-		r.schema, r.table).Scan(&exists)
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = $2)`, r.schema, r.table).Scan(&exists)
 	return exists, postgres.Error(err)
 }
 

@@ -181,7 +181,8 @@ func number(text string) int {
 
 // effects tells what became of one row.
 func (t *trial) effects(n *netRow) ([]Effect, error) {
-	if maps.EqualFunc(n.before, n.after, func(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }) && (n.before == nil) == (n.after == nil) {
+	sameText := func(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
+	if maps.EqualFunc(n.before, n.after, sameText) && (n.before == nil) == (n.after == nil) {
 		return nil, nil
 	}
 	action, row := "changed", n.after

@@ -396,8 +396,8 @@ func (s *session) force(version int) error {
 			_, made := s.changes[p.change]
 			switch {
 			case p.version > version && made:
-				s.report.Notes = append(s.report.Notes, fmt.Sprintf("%s is above version %d but in place; before it runs again: SELECT ml.revert_change('%s'), or ml.forget_change where it was undone by hand",
-					p.change, version, p.change))
+				s.report.Notes = append(s.report.Notes, fmt.Sprintf("%s is above version %d but in place; before it runs again: "+
+					"SELECT ml.revert_change('%s'), or ml.forget_change where it was undone by hand", p.change, version, p.change))
 			case p.version <= version && made:
 				if _, err := db.New(tx).AcceptChange(s.ctx, db.AcceptChangeParams{Name: p.change, Checksum: p.checksum}); err != nil {
 					return err
