@@ -9,28 +9,12 @@ SELECT ml.register_artifact('iris',
   "task": "classification",
   "inputs": "matrix",
   "features": [
-    {
-      "name": "sepal_length",
-      "type": "real"
-    },
-    {
-      "name": "sepal_width",
-      "type": "real"
-    },
-    {
-      "name": "petal_length",
-      "type": "real"
-    },
-    {
-      "name": "petal_width",
-      "type": "real"
-    }
+    {"name":"sepal_length","type":"real"},
+    {"name":"sepal_width","type":"real"},
+    {"name":"petal_length","type":"real"},
+    {"name":"petal_width","type":"real"}
   ],
-  "labels": [
-    "setosa",
-    "versicolor",
-    "virginica"
-  ],
+  "labels": ["setosa","versicolor","virginica"],
   "target": "species",
   "trained_with": "scikit-learn"
 }');

@@ -9,45 +9,15 @@ SELECT ml.register_artifact('penguins',
   "task": "classification",
   "inputs": "columns",
   "features": [
-    {
-      "name": "island",
-      "type": "text"
-    },
-    {
-      "name": "bill_length_mm",
-      "type": "real",
-      "missing": true
-    },
-    {
-      "name": "bill_depth_mm",
-      "type": "real",
-      "missing": true
-    },
-    {
-      "name": "flipper_length_mm",
-      "type": "real",
-      "missing": true
-    },
-    {
-      "name": "body_mass_g",
-      "type": "real",
-      "missing": true
-    },
-    {
-      "name": "sex",
-      "type": "text",
-      "default": "unknown"
-    },
-    {
-      "name": "year",
-      "type": "bigint"
-    }
+    {"name":"island","type":"text"},
+    {"name":"bill_length_mm","type":"real","missing":true},
+    {"name":"bill_depth_mm","type":"real","missing":true},
+    {"name":"flipper_length_mm","type":"real","missing":true},
+    {"name":"body_mass_g","type":"real","missing":true},
+    {"name":"sex","type":"text","default":"unknown"},
+    {"name":"year","type":"bigint"}
   ],
-  "labels": [
-    "Adelie",
-    "Chinstrap",
-    "Gentoo"
-  ],
+  "labels": ["Adelie","Chinstrap","Gentoo"],
   "target": "species",
   "trained_with": "scikit-learn"
 }');
