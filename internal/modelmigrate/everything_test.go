@@ -71,7 +71,9 @@ func TestLogPoliciesAreTakenBack(t *testing.T) {
 		s.up(t, dir, 1)
 		images = append(images, image(t, conn, true))
 	}
-	views := func() int { return one[int](t, conn, "SELECT count(*)::integer FROM pg_views WHERE schemaname = 'ml_bi'") }
+	views := func() int {
+		return one[int](t, conn, "SELECT count(*)::integer FROM pg_views WHERE schemaname = 'ml_bi'")
+	}
 	require.Equal(t, 0, views())
 	for to := 4; to >= 0; to-- {
 		s.down(t, dir, 1)
