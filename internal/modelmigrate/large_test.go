@@ -102,7 +102,7 @@ func writeLarge(t *testing.T, path string, floats int64) {
 	require.NoError(t, file.Close())
 }
 
-// peak is the most memory that a finished process had, in MiB.
+// peak is the most memory that a finished process had, in MiB. Linux counts in what this process had when it started the other: it must stay small.
 func peak(cmd *exec.Cmd) int64 { return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10 }
 
 // A large artifact uploads, resumes after a kill and registers, and the program that does it needs no more memory for it than for a small one.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -265,7 +266,11 @@ func same(t testing.TB, want, got map[string]string, message string, args ...any
 // fileSHA is the SHA-256 of a file, as people write it.
 func fileSHA(t testing.TB, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	file, err := os.Open(path)
 	require.NoError(t, err)
-	return fmt.Sprintf("%x", sha256.Sum256(text))
+	defer func() { _ = file.Close() }()
+	h := sha256.New()
+	_, err = io.Copy(h, file)
+	require.NoError(t, err)
+	return fmt.Sprintf("%x", h.Sum(nil))
 }
