@@ -91,11 +91,15 @@ func writeLarge(t *testing.T, path string, floats int64) {
 	w := bufio.NewWriterSize(file, 1<<20)
 	_, err = w.Write(append(model, graph...))
 	require.NoError(t, err)
-	random := rand.New(rand.NewPCG(1, 2))
-	cell := make([]byte, 4)
-	for range floats {
-		binary.LittleEndian.PutUint32(cell, math.Float32bits(random.Float32()))
-		_, err = w.Write(cell)
+	random := rand.NewPCG(1, 2)
+	block := make([]byte, 0, 1<<20)
+	for left := floats; left > 0; left -= int64(len(block) / 4) {
+		block = block[:0]
+		for range min(left, 1<<17) {
+			// 23 random bits behind the exponent of one half.
+			block = binary.LittleEndian.AppendUint32(block, uint32(random.Uint64())&0x7fffff|0x3f000000)
+		}
+		_, err = w.Write(block)
 		require.NoError(t, err)
 	}
 	require.NoError(t, w.Flush())
