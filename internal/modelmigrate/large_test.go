@@ -116,7 +116,7 @@ func TestALargeArtifactUploadsResumesAndRegistersWithFlatMemory(t *testing.T) {
 	if os.Getenv("ROWCAST_LARGE") != "" {
 		megabytes = 1000
 	}
-	s := serve(t)
+	s := serve(t, "ROWCAST_VALIDATE_TIME=4m")
 	conn := s.Conn(t)
 	folder := t.TempDir()
 	small, large := filepath.Join(folder, "small.onnx"), filepath.Join(folder, "large.onnx")

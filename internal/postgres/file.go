@@ -37,8 +37,11 @@ func RunFile(ctx context.Context, conn *pgx.Conn, name, text string) error {
 	}
 	err = scriptError(name, at, err)
 	var e *rowcast.Error
-	if pg != nil && errors.As(err, &e) && e.Code == rowcast.CodeInternal {
-		e.Code = rowcast.CodeInvalidArgument // the file is somebody's own
+	if pg != nil && errors.As(err, &e) {
+		e.Detail = pg.Detail // the context names functions that the file does not
+		if e.Code == rowcast.CodeInternal {
+			e.Code = rowcast.CodeInvalidArgument // the file is somebody's own
+		}
 	}
 	return err
 }
