@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build test test-postgres vet demo bench bench-batch generate lint fuzz clean distclean
+.PHONY: help deps build test test-postgres test-large vet demo bench bench-batch generate lint fuzz clean distclean
 
 # Where git tells nothing (an archive, somebody else's clone) the version is dev.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -61,6 +61,9 @@ test: deps build vet ## Run all tests, with the race detector where it matters; 
 test-postgres: deps build ## Run only the tests that use PostgreSQL (for a second version: PG=18)
 	@echo 'rowcast: testing on PostgreSQL $(PG)'
 	@go test $(TIMEOUT) $(TESTFLAGS) $(POSTGRES_PACKAGES)
+
+test-large: deps ## Upload, resume and register a model file of 1 GB (needs 4 GB of disk and 8 GB of memory)
+	@ROWCAST_LARGE=1 go test -count=1 -v $(TIMEOUT) -run LargeArtifact ./internal/modelmigrate
 
 demo: deps build ## Show the product: models registered, predictions in psql compared with their framework's
 	@examples/demo/run.sh

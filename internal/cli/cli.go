@@ -25,6 +25,9 @@ const (
 	exitUsage   = 2
 )
 
+// usageFails annotates a command whose exit status 2 means something else: not understood is 1 there.
+const usageFails = "usage-fails"
+
 // exitStatus ends the program with a status and prints nothing more.
 type exitStatus int
 
@@ -71,6 +74,9 @@ func Main(version string, args []string, in io.Reader, out, errOut io.Writer) in
 	var usage usageError
 	if !a.parsed || errors.As(err, &usage) { // not parsed: one of cobra's own, an unknown command or flag, or a wrong number of arguments
 		printf(errOut, "   usage: %s\n    help: %s --help\n", cmd.UseLine(), cmd.CommandPath())
+		if _, taken := cmd.Annotations[usageFails]; taken {
+			return exitFailure
+		}
 		return exitUsage
 	}
 	return exitFailure

@@ -23,7 +23,7 @@ func (a *app) modelCommand() *cobra.Command {
   rowcast model list
   rowcast model promote churn 2`
 	c.AddCommand(
-		a.registerCommand(), a.uploadCommand(), a.downloadCommand(),
+		a.registerCommand(), a.uploadCommand(), a.downloadCommand(), a.migrationCommand(),
 		a.modelList(), a.modelShow(), a.modelAlias(), a.modelPromote(), a.modelRollback(), a.modelDrop(), a.modelRelease(),
 		a.modelRight("grant", "Let a role, or PUBLIC, use a model", (*registry.Catalog).Grant, "%s may use %s now.\n"),
 		a.modelRight("revoke", "Take back what grant gave", (*registry.Catalog).Revoke, "%s may no longer use %s by a grant of its own.\n"),

@@ -218,23 +218,6 @@ func (a *app) progress(what string) func(done, total int64) {
 	}
 }
 
-func (a *app) uploadCommand() *cobra.Command {
-	return a.catalogCommand("upload FILE", "Store a model file by its SHA-256, for ml.register_artifact; goes on where it was interrupted",
-		"rowcast model upload churn.onnx", cobra.ExactArgs(1),
-		func(ctx context.Context, cmd *cobra.Command, c *registry.Catalog, args []string) error {
-			file, err := os.Open(args[0])
-			if err != nil {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read the model file").WithCause(err)
-			}
-			defer func() { _ = file.Close() }()
-			sha, _, err := c.Upload(ctx, file, a.progress("uploading"))
-			if err != nil {
-				return err
-			}
-			return a.report(cmd, map[string]string{"sha256": sha}, "%s\n", sha)
-		})
-}
-
 func (a *app) downloadCommand() *cobra.Command {
 	c := a.catalogCommand("download NAME[@VERSION|@ALIAS] [FILE]", "Write a version's model file, checked against its SHA-256",
 		"rowcast model download churn@3 churn.onnx", cobra.RangeArgs(1, 2),

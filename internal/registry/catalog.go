@@ -22,38 +22,6 @@ type Catalog struct{ q *db.Queries }
 // NewCatalog makes a Catalog on pool.
 func NewCatalog(pool *pgxpool.Pool) *Catalog { return &Catalog{q: db.New(pool)} }
 
-// Upload stores the file's bytes under their SHA-256, from where an earlier upload stopped, and returns the hash in hexadecimal. It holds one chunk
-// in memory. progress, which may be nil, is told how many of the file's bytes are stored; stored is false where the artifact was there already.
-func (c *Catalog) Upload(ctx context.Context, file *os.File, progress func(done, total int64)) (sha string, stored bool, err error) {
-	h := sha256.New()
-	size, err := io.Copy(h, file)
-	if err != nil {
-		return "", false, rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read %s", file.Name()).WithCause(err)
-	}
-	sha = hex.EncodeToString(h.Sum(nil))
-	next, err := c.q.BeginUpload(ctx, db.BeginUploadParams{Sha256: sha, Size: size})
-	if err != nil {
-		return "", false, postgres.Error(err)
-	}
-	if next < 0 {
-		return sha, false, nil
-	}
-	chunk := make([]byte, ChunkSize)
-	for at := int64(next) * ChunkSize; at < size || at == 0; at += ChunkSize {
-		n, err := file.ReadAt(chunk, at)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return "", false, rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read %s", file.Name()).WithCause(err)
-		}
-		if err := c.q.UploadChunk(ctx, db.UploadChunkParams{Sha256: sha, Number: int32(at / ChunkSize), Data: chunk[:n]}); err != nil {
-			return "", false, postgres.Error(err)
-		}
-		if progress != nil {
-			progress(at+int64(n), size)
-		}
-	}
-	return sha, true, nil
-}
-
 // Register uploads the file and registers it as the model's next version, whose number it returns with the SHA-256 of the file. The sidecar converts what is
 // not ONNX. Nothing stays stored when validation refuses it.
 func (c *Catalog) Register(ctx context.Context, name string, file *os.File, o Options, progress func(done, total int64)) (version int, sha string, err error) {

@@ -256,7 +256,10 @@ BEGIN
         RAISE EXCEPTION 'an upload needs a SHA-256 in hexadecimal and a size in bytes, not "%" and %', sha256, size USING ERRCODE = '22023';
     END IF;
     hash := decode(sha256, 'hex');
-    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, begin_upload.size, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
+    -- An upload that lay there begins anew, so that no cleanup takes it before it is registered.
+    INSERT INTO ml_private.artifact AS a (sha256, size, created_by) VALUES (hash, begin_upload.size, quote_ident(who)::regrole)
+    ON CONFLICT ON CONSTRAINT artifact_pkey DO UPDATE SET created_at = now()
+    WHERE NOT ml_private.artifact_used(a.sha256);
     RETURN coalesce((SELECT min(i) FROM generate_series(0, chunks - 1) i
                      WHERE NOT EXISTS (SELECT FROM ml_private.artifact_chunk c WHERE c.sha256 = hash AND c.number = i)), -1);
 END $$;
