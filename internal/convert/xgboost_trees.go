@@ -260,8 +260,8 @@ func (t *xgboostTree) write(e *ensemble, features int, leaf func(float32) float3
 
 // compare writes a split and returns the edges to its left and right side. One bound is a threshold: what is below goes left. Several are the bounds
 // of a set of categories, which goes right: what is below the first is outside, what is between the first and the second inside, and so on. They
-// become a chain of comparisons, all of one kind, which ONNX Runtime walks faster than a mixture; unlike comparisons for equality they treat every number as
-// XGBoost does, which cuts codes to integers and puts codes below 0 and above all sets to the left.
+// become a chain of comparisons, all of one kind, which ONNX Runtime walks faster than a mixture; unlike comparisons for equality they treat every
+// number as XGBoost does, which cuts codes to integers and puts codes below 0 and above all sets to the left.
 func (e *ensemble) compare(from []edge, feature int, bounds []float32, defaultLeft bool) (left, right []edge) {
 	for i, bound := range bounds {
 		inside := i%2 == 1
