@@ -153,7 +153,7 @@ func (o lightgbmObjective) mirrored() bool {
 	return o.sigmoid == 1 && (o.link == linkBinary || o.link == linkOneVsAll || o.link == linkLogistic)
 }
 
-// logistic is 1/(1+exp(-x)) in LightGBM's own steps. ONNX Runtime's Sigmoid of float64 loses small results: it gives 0 below 1e-17.
+// logistic is 1/(1+exp(-x)) in LightGBM's own steps. ONNX Runtime's Sigmoid of float64 loses small results: below 1e-16 it gives 0.
 func (o lightgbmObjective) logistic(b *lightgbmBuilder, sum string) string {
 	if !o.mirrored() {
 		b.scalar("slope", -o.sigmoid)
