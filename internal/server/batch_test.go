@@ -164,7 +164,7 @@ func TestPredictRowsSeesTheTransactionAndItsRights(t *testing.T) {
 	refused(t, conn, "42501", call, all)
 	refused(t, conn, "42501", call, "SELECT no such query") // before anything else
 	for _, direct := range []string{
-		"SELECT ml.predict_columns('diabetes', 1, '{}', '{}')", "SELECT ml.plan_rows('diabetes', ROW(1), 'integer')", "SELECT predict_batch('diabetes', '{}')",
+		"SELECT ml.predict_columns('diabetes', 1, '{}', '{}')", "SELECT ml.plan_rows('diabetes', ARRAY['id'], ARRAY[20::oid], 'integer')", "SELECT predict_batch('diabetes', '{}')",
 		"SELECT predict_batch('diabetes', '{{1}}')", "SELECT ml_private.call('B', 'diabetes', 's{}')",
 	} {
 		refused(t, conn, "42501", direct)
