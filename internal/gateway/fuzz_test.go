@@ -99,6 +99,7 @@ func FuzzCall(f *testing.F) {
 		"N", "W", "E", "F", predict("{1,2}"), within("1.5min", "x"), "U a 00ff", "V a {}", "D a", "A " + strings.Repeat("ab", 32) + " {}", "",
 		"l " + spec + " größe@12 250ms j{}", "p " + spec + " @1 - b", "p " + spec + " a@99999999999 - b",
 		withToken(secret.Key, predict("1")), seal(secret.Key, "N"),
+		"LA{\"model_id\": 1, \"reference\": \"m\", \"sample\": 1} \"me\"\n" + predict("1"), "LT{}\n", "L\nL\nN",
 	} {
 		f.Add(body)
 	}
@@ -142,6 +143,8 @@ func FuzzSession(f *testing.F) {
 	f.Add(message(seal(secret.Key, predict("refuse"))), "E")
 	f.Add([]byte{'Q', 0xff, 0, 0, 0}, "W")
 	f.Add(message(withToken(secret.Key, predict("echo 1"))), "W")
+	f.Add([]byte{}, "LT{\"model_id\": 1, \"reference\": \"m\", \"sample\": 1} \"me\"\n"+predict("echo 1"))
+	f.Add([]byte{}, "LA{\"model_id\": 1, \"reference\": \"m\", \"sample\": 0} \"me\"\n"+predict("echo 1"))
 	g := fuzzGateway()
 	f.Fuzz(func(t *testing.T, in []byte, body string) {
 		if strings.Contains(body, "stubborn") || strings.Contains(body, "sleep") || bytes.Contains(in, []byte("sleep")) {
