@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build test test-postgres test-large vet demo bench bench-batch generate lint fuzz clean distclean
+.PHONY: help deps build test test-postgres test-jobs test-large vet demo bench bench-batch generate lint fuzz clean distclean
 
 # Where git tells nothing (an archive, somebody else's clone) the version is dev.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -29,7 +29,7 @@ TIMEOUT := -timeout 25m
 BENCHFLAGS ?=
 
 # The race detector where goroutines share state; elsewhere it only costs time.
-RACE := gateway predict server onnx
+RACE := gateway predict score server onnx
 RACE_PACKAGES := $(patsubst %,./internal/%/...,$(RACE))
 # Packages that open a PostgreSQL cluster, for a second version of PostgreSQL.
 POSTGRES_PACKAGES = $(shell go list -f '{{join .TestImports " "}} {{join .XTestImports " "}} {{.ImportPath}}' ./... | grep -E 'internal/postgres' | awk '{print $$NF}')
@@ -64,6 +64,9 @@ test-postgres: deps build ## Run only the tests that use PostgreSQL (for a secon
 
 test-large: deps ## Upload, resume and register a model file of 1 GB (needs 4 GB of disk and 8 GB of memory)
 	@ROWCAST_LARGE=1 go test -count=1 -v $(TIMEOUT) -run LargeArtifact ./internal/modelmigrate
+
+test-jobs: deps build ## Kill sidecars 50 times in scoring jobs of 1,000,000 rows, and restart PostgreSQL under them
+	@ROWCAST_JOB_ROWS=1000000 ROWCAST_JOB_KILLS=50 go test $(TIMEOUT) -v $(TESTFLAGS) -run 'TestKilledSidecars|TestARestartOfPostgreSQL' ./internal/server
 
 demo: deps build ## Show the product: models registered, predictions in psql compared with their framework's
 	@examples/demo/run.sh

@@ -42,6 +42,7 @@ type Service struct {
 
 	mu   sync.Mutex
 	held map[claimKey]*claim
+	owed []*claim // to be given back when PostgreSQL answers again
 
 	wake   chan struct{} // one for each worker
 	hints  chan struct{}
@@ -112,6 +113,7 @@ func (s *Service) look(ctx context.Context) error {
 	if err := s.beat(ctx); err != nil {
 		return err
 	}
+	s.payBack(ctx)
 	if err := s.startDue(ctx); err != nil {
 		return err
 	}
