@@ -1,39 +1,40 @@
 package convert
 
-// ensemble collects trees in the lists of ai.onnx.ml.TreeEnsembleRegressor. Version 3 of the operator, not the newer TreeEnsemble: ONNX Runtime turns
-// the newer into the older when it loads, and takes some of its roots for leaves (microsoft/onnxruntime issue 24679).
+// ensemble collects trees that compare and add in float32, in the lists of ai.onnx.ml.TreeEnsembleRegressor of version 3. Its operator sums a row's
+// leaves in the order of the trees.
 //
-// A tree is started with begin; its first node is its root. Branches are added before their children are known and get them by children. In double mode
-// thresholds and weights are float64 and the operator takes float64 and adds in it; else both are float32.
-//
-// Where nodes of a tree share a child, it must be the child of the true side: ONNX Runtime lays the false child right behind its parent.
+// A tree is started with begin; its first node is its root. A branch is added before its children are known, and join leads to them. Where nodes of a
+// tree share a child, it must be the child of the true side: ONNX Runtime lays the false child right behind its parent.
 type ensemble struct {
 	targets int
-	double  bool
 
 	trees, nodes     []int64 // number of the tree, number of the node in it
 	features         []int64
 	modes            []string
-	values           []float64 // thresholds
+	values           []float32 // thresholds
 	whenTrue, isElse []int64
 	missing          []int64 // 1: NaN goes where true goes
 
 	leafTrees, leafNodes, leafTargets []int64
-	weights                           []float64
+	weights                           []float32
 
 	tree, start int64
 }
 
-// Branch modes: how the feature's value compares with the threshold where it goes to the true side.
+// What a node does: go to the true side where the feature is less than the threshold, or end.
 const (
-	branchLT  = "BRANCH_LT"
-	branchLEQ = "BRANCH_LEQ"
-	branchEQ  = "BRANCH_EQ"
-	modeLeaf  = "LEAF"
+	modeLess = "BRANCH_LT"
+	modeLeaf = "LEAF"
 )
 
-func newEnsemble(targets int, double bool) *ensemble {
-	return &ensemble{targets: targets, double: double, tree: -1}
+// edge is one side of a branch that was added.
+type edge struct {
+	branch   int
+	whenTrue bool
+}
+
+func newEnsemble(targets int) *ensemble {
+	return &ensemble{targets: targets, tree: -1}
 }
 
 // begin starts the next tree.
@@ -42,7 +43,7 @@ func (e *ensemble) begin() {
 	e.start = int64(len(e.nodes))
 }
 
-func (e *ensemble) add(mode string, feature int, threshold float64, missingTrue bool) int {
+func (e *ensemble) add(mode string, feature int, threshold float32, missingTrue bool) int {
 	id := int64(len(e.nodes)) - e.start
 	e.trees = append(e.trees, e.tree)
 	e.nodes = append(e.nodes, id)
@@ -60,19 +61,24 @@ func (e *ensemble) add(mode string, feature int, threshold float64, missingTrue 
 }
 
 // branch adds a comparison and returns its number in the tree.
-func (e *ensemble) branch(mode string, feature int, threshold float64, missingTrue bool) int {
-	return e.add(mode, feature, threshold, missingTrue)
+func (e *ensemble) branch(feature int, threshold float32, missingTrue bool) int {
+	return e.add(modeLess, feature, threshold, missingTrue)
 }
 
-// children says where a branch of the current tree leads.
-func (e *ensemble) children(branch, whenTrue, otherwise int) {
-	e.whenTrue[e.start+int64(branch)] = int64(whenTrue)
-	e.isElse[e.start+int64(branch)] = int64(otherwise)
+// join lets edges lead to a node.
+func (e *ensemble) join(from []edge, node int) {
+	for _, f := range from {
+		if at := e.start + int64(f.branch); f.whenTrue {
+			e.whenTrue[at] = int64(node)
+		} else {
+			e.isElse[at] = int64(node)
+		}
+	}
 }
 
 // leaf adds a leaf that adds weight to a target and returns its number in the tree. A first tree that is a single leaf is a base value that is added
 // first, as XGBoost does; ONNX Runtime adds its own base values last, which rounds differently.
-func (e *ensemble) leaf(target int, weight float64) int {
+func (e *ensemble) leaf(target int, weight float32) int {
 	id := e.add(modeLeaf, 0, 0, false)
 	e.leafTrees = append(e.leafTrees, e.tree)
 	e.leafNodes = append(e.leafNodes, int64(id))
@@ -81,36 +87,22 @@ func (e *ensemble) leaf(target int, weight float64) int {
 	return id
 }
 
-// write adds the operator: input [N, F] of float32 (float64 in double mode), output [N, targets] of float32. postTransform is NONE, SOFTMAX or another
-// of the operator's; aggregate is SUM or AVERAGE.
-func (e *ensemble) write(g *graph, input, output, aggregate, postTransform string) {
-	attributes := [][]byte{
+// write adds the operator: input [N, F] and output [N, targets], both float32. postTransform is NONE, SOFTMAX or another of the operator's.
+func (e *ensemble) write(g *graph, input, output, postTransform string) {
+	g.domainNode(domainML, "TreeEnsembleRegressor", []string{input}, []string{output},
 		intAttribute("n_targets", int64(e.targets)),
-		stringAttribute("aggregate_function", aggregate),
+		stringAttribute("aggregate_function", "SUM"),
 		stringAttribute("post_transform", postTransform),
 		intsAttribute("nodes_treeids", e.trees),
 		intsAttribute("nodes_nodeids", e.nodes),
 		intsAttribute("nodes_featureids", e.features),
 		stringsAttribute("nodes_modes", e.modes),
+		floatsAttribute("nodes_values", e.values),
 		intsAttribute("nodes_truenodeids", e.whenTrue),
 		intsAttribute("nodes_falsenodeids", e.isElse),
 		intsAttribute("nodes_missing_value_tracks_true", e.missing),
 		intsAttribute("target_treeids", e.leafTrees),
 		intsAttribute("target_nodeids", e.leafNodes),
 		intsAttribute("target_ids", e.leafTargets),
-	}
-	if e.double {
-		attributes = append(attributes, doublesAttribute("nodes_values_as_tensor", e.values), doublesAttribute("target_weights_as_tensor", e.weights))
-	} else {
-		attributes = append(attributes, floatsAttribute("nodes_values", narrowed(e.values)), floatsAttribute("target_weights", narrowed(e.weights)))
-	}
-	g.domainNode(domainML, "TreeEnsembleRegressor", []string{input}, []string{output}, attributes...)
-}
-
-func narrowed(list []float64) []float32 {
-	out := make([]float32, len(list))
-	for i, v := range list {
-		out[i] = float32(v)
-	}
-	return out
+		floatsAttribute("target_weights", e.weights))
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// Universal Binary JSON as XGBoost writes it: keys are a length and bytes; a list is "[" with "#" and its length, and no end mark, or "[$", one element
-// type, "#" and its length, then bare big-endian elements. Lists and objects that end with a mark instead are read as well.
+// Universal Binary JSON as XGBoost writes it: keys are a length and bytes; a list is "[" with "#" and its length, and no end mark, or "[$", one
+// element type, "#" and its length, then bare big-endian elements. Lists and objects that end with a mark instead are read as well.
 
 // readUBJ reads a UBJ document.
 func readUBJ(data []byte) (any, error) {

@@ -35,7 +35,7 @@ func XGBoost(data []byte) (*Result, error) {
 
 // xgboostDocument tells JSON from UBJ as XGBoost does: after the brace of the first comes a quotation mark or white space.
 func xgboostDocument(data []byte) (any, error) {
-	if bytes.HasPrefix(data, []byte("binf")) || bytes.HasPrefix(data, []byte("bs64")) || len(data) > 0 && data[0] != '{' && data[0] != '[' && data[0] > ' ' {
+	if len(data) > 0 && data[0] != '{' && data[0] != '[' && data[0] > ' ' || bytes.HasPrefix(data, []byte{0}) {
 		return nil, refused("the file is no XGBoost model in JSON or UBJ").
 			WithHint(`Save it in one of these formats: booster.save_model("model.ubj").`)
 	}
@@ -284,7 +284,11 @@ func (m *xgboost) convert() (*Result, error) {
 	}
 	input := m.inputs(g, features)
 	result := &Result{
-		TrainedWith: strings.TrimSpace("XGBoost " + m.version), Features: features, Parameters: m.parameters, Attributes: m.attributes, Warnings: m.warnings,
+		TrainedWith: strings.TrimSpace("XGBoost " + m.version),
+		Features:    features,
+		Parameters:  m.parameters,
+		Attributes:  m.attributes,
+		Warnings:    m.warnings,
 	}
 	var failed error
 	l.write(g, m.groups, func(output, transform string, negate bool) {
@@ -297,7 +301,7 @@ func (m *xgboost) convert() (*Result, error) {
 			failed = err
 			return
 		}
-		e.write(g, input, output, "SUM", transform)
+		e.write(g, input, output, transform)
 	}, result)
 	if failed != nil {
 		return nil, failed

@@ -28,8 +28,8 @@ func (c categories) absent() string {
 	}
 }
 
-// encode adds the operator that turns the feature into its code and returns the type of its input. A category that training did not see becomes -1, which
-// is in no set of categories; NULL becomes NaN.
+// encode adds the operator that turns the feature into its code and returns the type of its input. A category that training did not see becomes -1,
+// which is in no set of categories; NULL becomes NaN.
 func (c categories) encode(g *graph, input, output string) rowcast.DType {
 	codes := make([]float32, 0, c.count()+1)
 	for i := range c.count() {
@@ -44,7 +44,8 @@ func (c categories) encode(g *graph, input, output string) rowcast.DType {
 		dtype = rowcast.String
 	}
 	g.opsetML = 4 // the first version that finds NaN among its keys
-	g.domainNode(domainML, "LabelEncoder", []string{input}, []string{output}, keys, floatsAttribute("values_floats", codes), floatAttribute("default_float", -1))
+	g.domainNode(domainML, "LabelEncoder", []string{input}, []string{output}, keys,
+		floatsAttribute("values_floats", codes), floatAttribute("default_float", -1))
 	return dtype
 }
 
@@ -90,7 +91,8 @@ func (m *xgboost) readCategories(model object) error {
 			return err
 		}
 		if reason != "" {
-			m.warnings = append(m.warnings, fmt.Sprintf("Feature %d takes the codes of its categories, 0 to n-1 in the order of training, not their names: %s.", i+1, reason))
+			m.warnings = append(m.warnings, fmt.Sprintf(
+				"Feature %d takes the codes of its categories, 0 to n-1 in the order of training, not their names: %s.", i+1, reason))
 		}
 	}
 	if found {

@@ -19,17 +19,21 @@ import (
 const smallXGBoost = `{"version":[3,2,0],"learner":{"attributes":{},"feature_names":["x","y"],"feature_types":["float","c"],` +
 	`"objective":{"name":"reg:squarederror","reg_loss_param":{"scale_pos_weight":"1"}},` +
 	`"learner_model_param":{"base_score":"[5E-1]","num_class":"0","num_feature":"2","num_target":"1"},` +
-	`"gradient_booster":{"name":"gbtree","model":{"cats":{"enc":[],"feature_segments":[]},"gbtree_model_param":{"num_parallel_tree":"1","num_trees":"1"},` +
+	`"gradient_booster":{"name":"gbtree","model":{"cats":{"enc":[],"feature_segments":[]},` +
+	`"gbtree_model_param":{"num_parallel_tree":"1","num_trees":"1"},` +
 	`"iteration_indptr":[0,1],"tree_info":[0],"trees":[{"id":0,"tree_param":{"num_nodes":"5","size_leaf_vector":"1"},` +
 	`"left_children":[1,-1,3,-1,-1],"right_children":[2,-1,4,-1,-1],"split_indices":[0,0,1,0,0],"split_conditions":[0.5,1,0,2,3],` +
-	`"default_left":[1,0,0,0,0],"split_type":[0,0,1,0,0],"categories":[1,2],"categories_nodes":[2],"categories_segments":[0],"categories_sizes":[2]}]}}}}`
+	`"default_left":[1,0,0,0,0],"split_type":[0,0,1,0,0],` +
+	`"categories":[1,2],"categories_nodes":[2],"categories_segments":[0],"categories_sizes":[2]}]}}}}`
 
 func TestXGBoostTellsFeaturesLabelsAndSettings(t *testing.T) {
 	res, err := XGBoost([]byte(smallXGBoost))
 	require.NoError(t, err)
 	require.Equal(t, "XGBoost 3.2.0", res.TrainedWith)
 	require.Equal(t, rowcast.TaskRegression, res.Task)
-	require.Equal(t, []rowcast.Feature{{Name: "x", Type: rowcast.TypeReal, Missing: true}, {Name: "y", Type: rowcast.TypeBigint, Missing: true}}, res.Features)
+	require.Equal(t, []rowcast.Feature{
+		{Name: "x", Type: rowcast.TypeReal, Missing: true}, {Name: "y", Type: rowcast.TypeBigint, Missing: true},
+	}, res.Features)
 	require.Nil(t, res.Labels)
 	require.Equal(t, Outputs{Value: "value"}, res.Outputs)
 	require.Equal(t, map[string]string{"objective": "reg:squarederror", "scale_pos_weight": "1", "base_score": "[5E-1]", "booster": "gbtree",
@@ -42,7 +46,8 @@ func TestXGBoostTellsFeaturesLabelsAndSettings(t *testing.T) {
 	res, err = XGBoost(xgboostFixture(t, "frame.ubj"))
 	require.NoError(t, err)
 	require.Equal(t, []rowcast.Feature{
-		{Name: "a", Type: rowcast.TypeReal, Missing: true}, {Name: "b", Type: rowcast.TypeReal, Missing: true}, {Name: "c", Type: rowcast.TypeReal, Missing: true},
+		{Name: "a", Type: rowcast.TypeReal, Missing: true}, {Name: "b", Type: rowcast.TypeReal, Missing: true},
+		{Name: "c", Type: rowcast.TypeReal, Missing: true},
 		{Name: "day", Type: rowcast.TypeText, Default: json.RawMessage(`""`)}, {Name: "kind", Type: rowcast.TypeBigint, Missing: true},
 		{Name: "flag", Type: rowcast.TypeBoolean, Missing: true}, {Name: "size", Type: rowcast.TypeBigint, Missing: true},
 	}, res.Features)
@@ -70,7 +75,9 @@ func TestXGBoostCategoriesOutsideTheTraining(t *testing.T) {
 	res, err := XGBoost([]byte(smallXGBoost))
 	require.NoError(t, err)
 	s := newSession(t, res.ONNX)
-	for code, want := range map[string]float64{"0": 2.5, "1": 3.5, "1.9": 3.5, "2": 3.5, "2.99": 3.5, "3": 2.5, "-1": 2.5, "-0.5": 2.5, "33554432": 2.5, "": 3.5} {
+	for code, want := range map[string]float64{
+		"0": 2.5, "1": 3.5, "1.9": 3.5, "2": 3.5, "2.99": 3.5, "3": 2.5, "-1": 2.5, "-0.5": 2.5, "33554432": 2.5, "": 3.5,
+	} {
 		rows := readTable(t, []byte("x,y\n1,"+code+"\n"))
 		require.Equal(t, []float64{want}, run(t, s, res, rows, 0, 1), "code %q", code)
 	}
@@ -180,7 +187,8 @@ func chainXGBoost(splits int) []byte {
 		left[2*i], right[2*i] = fmt.Sprint(2*i+1), fmt.Sprint(2*i+2)
 	}
 	return fmt.Appendf(nil, `{"learner":{"attributes":{},"feature_names":[],"feature_types":[],"objective":{"name":"binary:logistic"},`+
-		`"learner_model_param":{"base_score":"5E-1","num_class":"0","num_feature":"1"},"gradient_booster":{"name":"gbtree","model":{"tree_info":[0],"trees":[{`+
+		`"learner_model_param":{"base_score":"5E-1","num_class":"0","num_feature":"1"},`+
+		`"gradient_booster":{"name":"gbtree","model":{"tree_info":[0],"trees":[{`+
 		`"left_children":[%[1]s],"right_children":[%[2]s],"split_indices":[%[3]s],"split_conditions":[%[3]s],"default_left":[%[3]s]}]}}}}`,
 		strings.Join(left, ","), strings.Join(right, ","), strings.Join(zeros, ","))
 }

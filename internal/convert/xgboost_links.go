@@ -21,7 +21,7 @@ type sumWriter func(output, transform string, negate bool)
 func linkOf(objective string) (link, bool) {
 	switch objective {
 	case "reg:squarederror", "reg:linear", "reg:squaredlogerror", "reg:pseudohubererror", "reg:absoluteerror", "reg:quantileerror",
-		"reg:expectileerror", "binary:logitraw", "rank:pairwise", "rank:ndcg", "rank:map":
+		"binary:logitraw", "rank:pairwise", "rank:ndcg", "rank:map":
 		return link{write: writeIdentity}, true
 	case "reg:logistic":
 		return link{write: writeSigmoid}, true

@@ -183,14 +183,14 @@ func (t *xgboostTree) read(o object) (err error) {
 
 // ensemble writes the trees. The base scores are a first tree each: XGBoost adds leaves in float32 in the order of the trees, beginning with them.
 func (m *xgboost) ensemble(negate bool) (*ensemble, error) {
-	e := newEnsemble(m.groups, false)
+	e := newEnsemble(m.groups)
 	sign := float32(1)
 	if negate {
 		sign = -1
 	}
 	for group, base := range m.base {
 		e.begin()
-		e.leaf(group, float64(sign*base))
+		e.leaf(group, sign*base)
 	}
 	for i := range m.trees[:m.rounds] {
 		t := &m.trees[i]
@@ -215,12 +215,6 @@ type step struct {
 	from        []edge
 }
 
-// edge is one side of a branch that was written.
-type edge struct {
-	branch   int
-	whenTrue bool
-}
-
 // write adds the tree to e. Every node is visited once at most, so that no cycle can hold it.
 func (t *xgboostTree) write(e *ensemble, features int, leaf func(float32) float32) error {
 	e.begin()
@@ -242,7 +236,7 @@ func (t *xgboostTree) write(e *ensemble, features int, leaf func(float32) float3
 		}
 		seen[s.node] = true
 		if t.left[s.node] == -1 {
-			e.join(s.from, e.leaf(t.group, float64(leaf(float32(t.conditions[s.node])))))
+			e.join(s.from, e.leaf(t.group, leaf(float32(t.conditions[s.node]))))
 			continue
 		}
 		left, ok := index(t.left[s.node], 1, len(t.left)-1)
@@ -264,26 +258,15 @@ func (t *xgboostTree) write(e *ensemble, features int, leaf func(float32) float3
 	return nil
 }
 
-// join lets edges lead to a node.
-func (e *ensemble) join(from []edge, node int) {
-	for _, f := range from {
-		if at := e.start + int64(f.branch); f.whenTrue {
-			e.whenTrue[at] = int64(node)
-		} else {
-			e.isElse[at] = int64(node)
-		}
-	}
-}
-
-// compare writes a split and returns the edges to its left and right side. One bound is a threshold: what is below goes left. Several are the bounds of
-// a set of categories, which goes right: what is below the first is outside, what is between the first and the second inside, and so on. They become a
-// chain of comparisons, all of one kind, which ONNX Runtime walks faster than a mixture; unlike comparisons for equality they treat every number as
-// XGBoost does, which cuts codes to integers and puts codes below 0 and above all sets to the left.
+// compare writes a split and returns the edges to its left and right side. One bound is a threshold: what is below goes left. Several are the bounds
+// of a set of categories, which goes right: what is below the first is outside, what is between the first and the second inside, and so on. They
+// become a chain of comparisons, all of one kind, which ONNX Runtime walks faster than a mixture; unlike comparisons for equality they treat every
+// number as XGBoost does, which cuts codes to integers and puts codes below 0 and above all sets to the left.
 func (e *ensemble) compare(from []edge, feature int, bounds []float32, defaultLeft bool) (left, right []edge) {
 	for i, bound := range bounds {
 		inside := i%2 == 1
 		// NaN leaves the chain at the first comparison whose true side is the default.
-		b := e.branch(branchLT, feature, float64(bound), defaultLeft != inside)
+		b := e.branch(feature, bound, defaultLeft != inside)
 		e.join(from, b)
 		if inside {
 			right = append(right, edge{b, true})
@@ -360,4 +343,12 @@ func tooManyCategories() *rowcast.Error {
 	return refused("a split of the model has a set of categories that is too scattered").
 		WithDetail("Written as comparisons it takes more than %d nodes.", maxTreeDepth).
 		WithHint("Train with fewer categories, or with codes that put categories of the same kind side by side.")
+}
+
+func narrowed(list []float64) []float32 {
+	out := make([]float32, len(list))
+	for i, v := range list {
+		out[i] = float32(v)
+	}
+	return out
 }
