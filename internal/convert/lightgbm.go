@@ -99,6 +99,11 @@ func (b *lightgbmBuilder) trees(f *lightgbmFile, features *lightgbmFeatures, mat
 	for i := range f.trees {
 		all.root(f.trees[i].plant(&all, features, i%sums))
 	}
+	if o.mirrored() {
+		for i := range all.weights {
+			all.weights[i] = -all.weights[i]
+		}
+	}
 	_, averaged := f.header["average_output"]
 	aggregate := int64(forestSum)
 	if averaged && sums == 1 {

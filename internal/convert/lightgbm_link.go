@@ -99,10 +99,6 @@ func (f *lightgbmFile) classes(o lightgbmObjective) (int, error) {
 // outputs writes what follows the trees and says in res what comes out. sum is [N, sums].
 func (o lightgbmObjective) outputs(b *lightgbmBuilder, sum string, sums int) {
 	g, res := &b.graph, b.result
-	if o.sigmoid != 1 {
-		b.scalar("slope", o.sigmoid)
-		sum = b.apply("Mul", sum, b.name("slope"))
-	}
 	switch o.link {
 	case linkBinary, linkSoftmax, linkOneVsAll:
 		o.classification(b, sum, sums)
@@ -110,7 +106,7 @@ func (o lightgbmObjective) outputs(b *lightgbmBuilder, sum string, sums int) {
 	case linkExp:
 		sum = b.apply("Exp", sum)
 	case linkLogistic:
-		sum = b.apply("Sigmoid", sum)
+		sum = o.logistic(b, sum)
 	case linkSoftplus:
 		sum = b.softplus(sum)
 	}
@@ -149,5 +145,20 @@ func (o lightgbmObjective) classification(b *lightgbmBuilder, sum string, sums i
 		b.graph.node("Softmax", []string{sum}, []string{res.Outputs.Probability}, intAttribute("axis", 1))
 		return
 	}
-	b.graph.node("Sigmoid", []string{sum}, []string{res.Outputs.Probability})
+	b.graph.node("Identity", []string{o.logistic(b, sum)}, []string{res.Outputs.Probability})
+}
+
+// mirrored reports whether the trees give their sum with the other sign, as logistic wants it.
+func (o lightgbmObjective) mirrored() bool {
+	return o.sigmoid == 1 && (o.link == linkBinary || o.link == linkOneVsAll || o.link == linkLogistic)
+}
+
+// logistic is 1/(1+exp(-x)) in LightGBM's own steps. ONNX Runtime's Sigmoid of float64 loses small results: below 1e-16 it gives 0.
+func (o lightgbmObjective) logistic(b *lightgbmBuilder, sum string) string {
+	if !o.mirrored() {
+		b.scalar("slope", -o.sigmoid)
+		sum = b.apply("Mul", sum, b.name("slope"))
+	}
+	b.scalar("one", 1)
+	return b.apply("Reciprocal", b.apply("Add", b.apply("Exp", sum), b.name("one")))
 }

@@ -86,6 +86,8 @@ models = {
     "numbers_only": train("binary", two, 90, cat=(), num_leaves=4),
     "stumps": train("binary", two, 90, num_leaves=2),
     "constant": train("regression", signal, min_data_in_leaf=n),
+    "certain": train("binary", two, learning_rate=10.0),  # probabilities of 1e-30
+    "certain_ova": train("multiclassova", three, 3, num_class=3, learning_rate=20.0),  # several classes of probability 1
     "linear": train("regression", signal, cat=(), linear_tree=True),
 }
 # After early stopping the model ends with its best iteration, and so does its file.
