@@ -165,7 +165,7 @@ func isSafetensors(head []byte, size int64) bool {
 func lfsPointer(head []byte) error {
 	e := refused("the file is a git-lfs pointer, not the model itself").
 		WithHint("Fetch the file that it stands for: git lfs pull")
-	if m := regexp.MustCompile(`(?m)^oid sha256:([0-9a-f]{64})$[\s\S]*?^size (\d{1,15})$`).FindSubmatch(head); m != nil {
+	if m := regexp.MustCompile(`\noid sha256:([0-9a-f]{64})\r?\nsize (\d{1,15})\r?\n`).FindSubmatch(head); m != nil {
 		e = e.WithDetail("It stands for %s bytes with the SHA-256 %s.", m[2], m[1])
 	}
 	return e
