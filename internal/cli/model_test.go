@@ -143,7 +143,7 @@ func TestTheLifeOfAModelInJSON(t *testing.T) {
 	says(`{"model": "iris", "version": 2}`, "model", "drop", "iris@2")
 	says(`{"model": "iris"}`, "model", "drop", "iris", "--all")
 	says(fmt.Sprintf(`{"sha256": %q}`, first), "model", "upload", demo("iris", "model.onnx"))
-	says(`{"version": 3, "latest": 3, "dirty": false}`, "migrate", "version")
+	says(fmt.Sprintf(`{"version": %[1]s, "latest": %[1]s, "dirty": false}`, latest(t)), "migrate", "version")
 }
 
 func TestAModelWithoutVersionsIsShown(t *testing.T) {
