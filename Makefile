@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build test test-postgres vet demo bench bench-batch generate lint fuzz clean distclean
+.PHONY: help deps build test test-postgres test-jobs vet demo bench bench-batch generate lint fuzz clean distclean
 
 # Where git tells nothing (an archive, somebody else's clone) the version is dev.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -29,7 +29,7 @@ TIMEOUT := -timeout 25m
 BENCHFLAGS ?=
 
 # The race detector where goroutines share state; elsewhere it only costs time.
-RACE := gateway predict server onnx
+RACE := gateway predict score server onnx
 RACE_PACKAGES := $(patsubst %,./internal/%/...,$(RACE))
 # Packages that open a PostgreSQL cluster, for a second version of PostgreSQL.
 POSTGRES_PACKAGES = $(shell go list -f '{{join .TestImports " "}} {{join .XTestImports " "}} {{.ImportPath}}' ./... | grep -E 'internal/postgres' | awk '{print $$NF}')
@@ -61,6 +61,9 @@ test: deps build vet ## Run all tests, with the race detector where it matters; 
 test-postgres: deps build ## Run only the tests that use PostgreSQL (for a second version: PG=18)
 	@echo 'rowcast: testing on PostgreSQL $(PG)'
 	@go test $(TIMEOUT) $(TESTFLAGS) $(POSTGRES_PACKAGES)
+
+test-jobs: deps build ## Kill sidecars 50 times in scoring jobs of 1,000,000 rows, and restart PostgreSQL under them
+	@ROWCAST_JOB_ROWS=1000000 ROWCAST_JOB_KILLS=50 go test $(TIMEOUT) -v $(TESTFLAGS) -run 'TestKilledSidecars|TestARestartOfPostgreSQL' ./internal/server
 
 demo: deps build ## Show the product: models registered, predictions in psql compared with their framework's
 	@examples/demo/run.sh

@@ -213,6 +213,18 @@ func (q *Queries) ClaimJob(ctx context.Context, arg ClaimJobParams) (MlPrivateJo
 	return i, err
 }
 
+const endExpiredSessions = `-- name: EndExpiredSessions :exec
+SELECT pg_terminate_backend(a.pid)
+FROM ml_private.job_chunk c
+JOIN pg_catalog.pg_stat_activity a ON a.application_name = 'rowcast job ' || c.job_id || '/' || c.number || '/' || c.epoch
+WHERE c.state = 'running' AND c.lease_until < clock_timestamp() AND a.datname = current_database()
+`
+
+func (q *Queries) EndExpiredSessions(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, endExpiredSessions)
+	return err
+}
+
 const failJob = `-- name: FailJob :execrows
 UPDATE ml_private.job j
 SET state = 'failed', finished_at = clock_timestamp(), sidecar = NULL, lease_until = NULL, retry_at = NULL, epoch = j.epoch + 1,

@@ -103,9 +103,11 @@ COMMENT ON COLUMN ml_private.job_chunk.nulls IS 'The chunk of the rows without a
 COMMENT ON COLUMN ml_private.job_chunk.epoch IS 'Grows with each claim; results of an older one are refused.';
 COMMENT ON COLUMN ml_private.job_chunk.seen IS 'Rows that the running chunk has read, for the progress that people watch.';
 
--- Where a job keeps rows before they are published. Nobody else can look here: the rows may be what only the job's starter may see.
+-- Where a job keeps rows before they are published. Nobody else can read its tables: the rows may be what only the job's starter may see. The starter
+-- is granted a table in the transaction that publishes it, and needs to enter the schema for that.
 CREATE SCHEMA ml_staging;
 COMMENT ON SCHEMA ml_staging IS 'Rowcast: results of scoring jobs that are not published yet.';
 REVOKE ALL ON SCHEMA ml_staging FROM PUBLIC;
+GRANT USAGE ON SCHEMA ml_staging TO PUBLIC;
 
 REVOKE ALL ON ml_private.schedule, ml_private.job, ml_private.job_chunk FROM PUBLIC;

@@ -126,3 +126,9 @@ SELECT ml_private.start_schedule(sqlc.arg(id)::bigint, (sqlc.arg(wall)::timestam
 
 -- name: JobCounts :many
 SELECT state, count(*)::bigint AS jobs FROM ml_private.job WHERE phase <> 'end' OR state = 'failed' GROUP BY state;
+
+-- name: EndExpiredSessions :exec
+SELECT pg_terminate_backend(a.pid)
+FROM ml_private.job_chunk c
+JOIN pg_catalog.pg_stat_activity a ON a.application_name = 'rowcast job ' || c.job_id || '/' || c.number || '/' || c.epoch
+WHERE c.state = 'running' AND c.lease_until < clock_timestamp() AND a.datname = current_database();

@@ -72,8 +72,8 @@ func (s *session) lendWithin(ctx context.Context, who starter, returns, body str
 // takeBack ends the starter's part of a transaction that goes on: what its code may have set is set again before any other statement is read.
 // Cursors WITH HOLD would run at the commit, without the fence.
 func (s *session) takeBack(ctx context.Context) error {
-	return s.exec(ctx, `RESET ROLE; SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL standard_conforming_strings = on; CLOSE ALL;
-		DROP FUNCTION IF EXISTS pg_temp.rowcast_borrowed()`)
+	return s.exec(ctx, `SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL standard_conforming_strings = on; CLOSE ALL;
+		DROP FUNCTION IF EXISTS pg_temp.rowcast_borrowed(); RESET ROLE`)
 }
 
 // ask runs body, which returns a table, with the starter's rights in a transaction that is rolled back, and returns what it returned.

@@ -60,10 +60,10 @@ func (r *runner) open(ctx context.Context, id int64) error {
 			return err
 		}
 	}
-	if r.read, err = s.connect(ctx); err != nil {
+	if r.read, err = s.connect(ctx, id); err != nil {
 		return err
 	}
-	if r.write, err = s.connect(ctx); err != nil {
+	if r.write, err = s.connect(ctx, id); err != nil {
 		return err
 	}
 	r.job = id
@@ -94,7 +94,7 @@ func (r *runner) chunk(ctx context.Context, c *claim, chunk *db.ClaimChunkRow) (
 	r.rows, r.bad = 0, 0
 	r.frame.Reset()
 	r.out.buf, r.badRows.buf, r.keys, r.raw, r.keyEnds, r.rawEnds = r.out.buf[:0], r.badRows.buf[:0], r.keys[:0], r.raw[:0], r.keyEnds[:0], r.rawEnds[:0]
-	if err := r.write.exec(ctx, "BEGIN"); err != nil {
+	if err := r.write.exec(ctx, fmt.Sprintf("BEGIN; SET LOCAL application_name = '%s%d/%d/%d'", sessionName, c.job, c.number, c.epoch)); err != nil {
 		return err
 	}
 	if err := r.pipe(ctx, c, chunk); err != nil {
@@ -104,6 +104,9 @@ func (r *runner) chunk(ctx context.Context, c *claim, chunk *db.ClaimChunkRow) (
 		if err := r.storeBadRows(ctx); err != nil {
 			return err
 		}
+	}
+	if r.plan.Staged != "" && r.rows+r.bad == 0 && *chunk.Lo != *chunk.Hi {
+		return r.sourceLost(ctx, chunk.JobID)
 	}
 	// The fence: a claim that is somebody else's by now finds no row, and the results go with the transaction.
 	n, err := r.write.affected(ctx, fmt.Sprintf(`UPDATE ml_private.job_chunk AS c
@@ -126,6 +129,17 @@ func (r *runner) chunk(ctx context.Context, c *claim, chunk *db.ClaimChunkRow) (
 	m.chunks.Inc()
 	r.service.o.Logger.Debug("chunk scored", "job", chunk.JobID, "chunk", chunk.Number, "rows", r.rows, "skipped", r.bad, "took", time.Since(started))
 	return r.service.q.ProgressMade(ctx, chunk.JobID)
+}
+
+// sourceLost is called where blocks of the copied source are empty, which they were not when it was made.
+func (r *runner) sourceLost(ctx context.Context, job int64) error {
+	if err := r.write.exec(ctx, "ROLLBACK"); err != nil {
+		return err
+	}
+	if err := r.service.planAgain(ctx, r.write, job); err != nil {
+		return err
+	}
+	return errLost
 }
 
 // pipe reads the chunk's rows, runs them and writes the results into the open transaction.

@@ -102,5 +102,19 @@ func (s *Service) giveBack(ctx context.Context, c *claim) {
 	}
 	if err != nil {
 		s.o.Logger.Debug("claim could not be given back", "job", c.job, "chunk", c.number, "error", err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.owed = append(s.owed, c)
+	}
+}
+
+// payBack gives back what could not be given back while PostgreSQL did not answer.
+func (s *Service) payBack(ctx context.Context) {
+	s.mu.Lock()
+	owed := s.owed
+	s.owed = nil
+	s.mu.Unlock()
+	for _, c := range owed {
+		s.giveBack(ctx, c)
 	}
 }

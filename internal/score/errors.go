@@ -60,8 +60,8 @@ func (s *Service) diagnose(err error) failure {
 		return failure{state: own.state, message: own.message, detail: own.detail, hint: own.hint}
 	case errors.As(err, &pg):
 		f := failure{state: pg.Code, message: pg.Message, detail: pg.Detail, hint: pg.Hint, passing: passing(pg.Code)}
-		if strings.HasPrefix(pg.Code, "53") && f.hint == "" {
-			f.hint = "The job goes on by itself when PostgreSQL has room again."
+		if f.passing && strings.HasPrefix(pg.Code, "53") {
+			f.hint = strings.TrimSpace(f.hint + " The job goes on by itself when PostgreSQL has room again.")
 		}
 		return f
 	case errors.As(err, &domain):

@@ -205,7 +205,7 @@ func (s *Service) plan(ctx context.Context, c *claim, job *db.MlPrivateJob) erro
 	if err := json.Unmarshal(raw, &p.signature); err != nil {
 		return err
 	}
-	if p.session, err = s.connect(ctx); err != nil {
+	if p.session, err = s.connect(ctx, job.ID); err != nil {
 		return err
 	}
 	defer p.session.close()
@@ -221,7 +221,18 @@ func (s *Service) plan(ctx context.Context, c *claim, job *db.MlPrivateJob) erro
 }
 
 // sweep drops what an earlier try has left.
-func (p *planner) sweep(ctx context.Context) error { return p.dropStaging(ctx, p.session, p.job.ID) }
+func (p *planner) sweep(ctx context.Context) error {
+	if err := p.endSessions(ctx, p.session, p.job.ID); err != nil {
+		return err
+	}
+	return p.dropStaging(ctx, p.session, p.job.ID)
+}
+
+// endSessions ends the sessions that still work on a job: those of an earlier claim. Their locks would keep the tables from being moved or dropped.
+func (s *Service) endSessions(ctx context.Context, on *session, job int64) error {
+	return on.exec(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_terminate_backend(a.pid, 3000) FROM pg_catalog.pg_stat_activity AS a
+		WHERE a.datname = pg_catalog.current_database() AND a.application_name LIKE '%s%d/%%' AND a.pid <> pg_catalog.pg_backend_pid()`, sessionName, job))
+}
 
 // dropStaging drops the tables that a job has in ml_staging.
 func (s *Service) dropStaging(ctx context.Context, on *session, job int64) error {

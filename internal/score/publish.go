@@ -27,10 +27,13 @@ func (s *Service) publish(ctx context.Context, _ *claim, job *db.MlPrivateJob) e
 	}
 	p.who = starter{role: p.Role, path: p.Path}
 	var err error
-	if p.session, err = s.connect(ctx); err != nil {
+	if p.session, err = s.connect(ctx, job.ID); err != nil {
 		return err
 	}
 	defer p.session.close()
+	if err := s.endSessions(ctx, p.session, job.ID); err != nil {
+		return err
+	}
 	if lost, err := p.resultsLost(ctx); err != nil || lost {
 		return err
 	}
@@ -55,13 +58,14 @@ func (p *publisher) resultsLost(ctx context.Context) (bool, error) {
 	if err != nil || string(rows[0][0]) == "t" {
 		return false, err
 	}
-	return true, p.planAgain(ctx, p.session, p.job.ID, p.job.Epoch)
+	return true, p.planAgain(ctx, p.session, p.job.ID)
 }
 
 // planAgain sends a job back to its beginning: an unlogged table of it was emptied by a crash of PostgreSQL.
-func (s *Service) planAgain(ctx context.Context, on *session, job int64, epoch int32) error {
+func (s *Service) planAgain(ctx context.Context, on *session, job int64) error {
 	s.o.Logger.Warn("a crash of PostgreSQL has emptied what a scoring job had gathered; it starts again", "job", job)
-	return on.exec(ctx, fmt.Sprintf(`UPDATE ml_private.job SET phase = 'plan', sidecar = NULL, lease_until = NULL WHERE id = %d AND epoch = %d AND phase IN ('score', 'publish')`, job, epoch))
+	return on.exec(ctx, fmt.Sprintf(`UPDATE ml_private.job SET phase = 'plan', epoch = epoch + 1, sidecar = NULL, lease_until = NULL
+		WHERE id = %d AND phase IN ('score', 'publish') AND state = 'running'`, job))
 }
 
 // deliver does everything up to the commit, and that.
@@ -276,11 +280,14 @@ func (p *publisher) borrow(ctx context.Context, steps []string) error {
 
 // clean drops what a canceled job has left.
 func (s *Service) clean(ctx context.Context, job *db.MlPrivateJob) error {
-	on, err := s.connect(ctx)
+	on, err := s.connect(ctx, job.ID)
 	if err != nil {
 		return err
 	}
 	defer on.close()
+	if err := s.endSessions(ctx, on, job.ID); err != nil {
+		return err
+	}
 	if err := s.dropStaging(ctx, on, job.ID); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package score
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type Service struct {
 
 	mu   sync.Mutex
 	held map[claimKey]*claim
+	owed []*claim // to be given back when PostgreSQL answers again
 
 	wake   chan struct{} // one for each worker
 	hints  chan struct{}
@@ -111,10 +113,14 @@ func (s *Service) look(ctx context.Context) error {
 	if err := s.beat(ctx); err != nil {
 		return err
 	}
+	s.payBack(ctx)
 	if err := s.startDue(ctx); err != nil {
 		return err
 	}
 	if _, err := s.q.PublishComplete(ctx); err != nil {
+		return err
+	}
+	if err := s.q.EndExpiredSessions(ctx); err != nil {
 		return err
 	}
 	waits, err := s.q.WorkWaits(ctx)
@@ -256,11 +262,15 @@ func nullable(s string) *string {
 	return &s
 }
 
-// connect opens a session of its own. Settings are ours, whatever roles and databases set.
-func (s *Service) connect(ctx context.Context) (*session, error) {
+// sessionName begins the application_name of the sessions that work on jobs; the job's number follows. Whoever takes a claim over ends the sessions of the
+// one before, which may have fallen silent with locks held.
+const sessionName = "rowcast job "
+
+// connect opens a session for work on a job. Settings are ours, whatever roles and databases set.
+func (s *Service) connect(ctx context.Context, job int64) (*session, error) {
 	config := s.o.Pool.Config().ConnConfig.Config.Copy()
 	for name, value := range map[string]string{
-		"application_name": "rowcast job", "search_path": "pg_catalog, pg_temp", "standard_conforming_strings": "on", "client_min_messages": "error",
+		"application_name": fmt.Sprintf("%s%d/", sessionName, job), "search_path": "pg_catalog, pg_temp", "standard_conforming_strings": "on", "client_min_messages": "error",
 		"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "client_encoding": "UTF8",
 		"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "default_transaction_read_only": "off",
 		"default_transaction_isolation": "read committed", "default_transaction_deferrable": "off", "jit": "off", "tcp_keepalives_idle": "10",

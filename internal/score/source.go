@@ -309,7 +309,7 @@ func (p *planner) cutByKey(ctx context.Context, ix *index) (bool, error) {
 	percent := math.Min(100, math.Max(0.0001, 100*sampleBlocks/math.Max(1, float64(ix.blocks))))
 	const pieces = 512 // quantiles, of which the bounds are chosen when the number of chunks is known
 	sample := fmt.Sprintf(`WITH sample AS MATERIALIZED (
-			SELECT %[1]s AS k, pg_catalog.row_number() OVER (ORDER BY source.tableoid, source.ctid) AS p
+			SELECT %[1]s AS k, pg_catalog.row_number() OVER () AS p
 			FROM %[2]s AS source TABLESAMPLE system (%[3]s) REPEATABLE (1) WHERE %[1]s IS NOT NULL),
 		ranked AS (SELECT s.k, s.p, pg_catalog.row_number() OVER (ORDER BY s.k) AS r, pg_catalog.count(*) OVER () AS n FROM sample AS s)
 		SELECT NULL::pg_catalog.text, pg_catalog.count(*), pg_catalog.corr(x.p, x.r) FROM ranked AS x
@@ -371,7 +371,7 @@ func (p *planner) chunkRows(total int64) {
 // reads; the rows go through the sidecar to the one that writes.
 func (p *planner) copySource(ctx context.Context) error {
 	p.Staged = identifier("ml_staging", fmt.Sprintf("job_%d_%d_source", p.job.ID, p.job.Epoch))
-	writer, err := p.connect(ctx)
+	writer, err := p.connect(ctx, p.job.ID)
 	if err != nil {
 		return err
 	}
@@ -380,7 +380,7 @@ func (p *planner) copySource(ctx context.Context) error {
 	for i, c := range append([]column{p.Key}, p.Columns...) {
 		list = append(list, fmt.Sprintf("c%d %s", i, c.Type))
 	}
-	// Nothing but this job needs it, and a crash of PostgreSQL, which empties it, is noticed: see blocksLost.
+	// Nothing but this job needs it, and a crash of PostgreSQL, which empties it, is noticed: see sourceLost.
 	if err := writer.exec(ctx, "BEGIN; CREATE UNLOGGED TABLE "+p.Staged+" ("+strings.Join(list, ", ")+") WITH (autovacuum_enabled = false)"); err != nil {
 		return err
 	}

@@ -183,7 +183,7 @@ func TestAJobThatCannotWorkSaysWhyAndLeavesNothing(t *testing.T) {
 	lock := s.Conn(t)
 	exec(t, lock, "BEGIN; LOCK TABLE vanishing")
 	id := score(t, conn, `'iris', 'vanishing', 'scores', 'id', options => '{"chunk_rows": 1000}'`)
-	require.Eventually(t, func() bool { return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'rowcast job' AND wait_event_type = 'Lock'") > 0 },
+	require.Eventually(t, func() bool { return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND wait_event_type = 'Lock'") > 0 },
 		20*time.Second, 10*time.Millisecond)
 	exec(t, lock, "ALTER TABLE vanishing RENAME TO hidden; COMMIT")
 	j := await(t, conn, id, "failed")
@@ -203,7 +203,7 @@ func TestAJobIsPausedResumedAndCanceled(t *testing.T) {
 	exec(t, conn, `CREATE FUNCTION wait(x float8) RETURNS float8 LANGUAGE plpgsql VOLATILE AS 'BEGIN PERFORM pg_sleep(0.01); RETURN x; END';
 		CREATE VIEW slow AS SELECT i AS id, wait(5) AS sepal_length, 3 AS sepal_width, 1 AS petal_length, 1 AS petal_width FROM generate_series(1, 100000) i`)
 	busy := func() int {
-		return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'rowcast job' AND state = 'active' AND datname = current_database()")
+		return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND state = 'active' AND datname = current_database()")
 	}
 	id := score(t, conn, "'iris', 'slow', 'scores', 'id'")
 	require.Eventually(t, func() bool { return look(t, conn, id).State == "running" && busy() > 0 }, 20*time.Second, 10*time.Millisecond)
