@@ -11,8 +11,8 @@ import (
 // and a real column comes to a single row so.
 //
 // Between 1e-4 and 1e6 it tries six to nine digits, four times as fast as writing and reading the decimal: the product below is exact (24 bits times
-// at most the 28 of 5 to the power of 12), so rounding it gives the nearest decimal of that many digits, which is the shortest if any of that length
-// reads back as v. What lies on the border between two float32 and powers of two, whose lower neighbour is nearer, go the long way.
+// at most the 28 of 5 to the power of 12), so rounding it gives the nearest decimal of that many digits (of two, the even one, as strconv does), which
+// is the shortest if any of that length reads back as v. What lies on the border between two float32 and powers of two, whose lower neighbour is nearer, go the long way.
 func decimal32(v float32) float64 {
 	x := math.Abs(float64(v))
 	if x == math.Trunc(x) && x < 1<<24 {
@@ -25,7 +25,7 @@ func decimal32(v float32) float64 {
 			scale *= 10
 		}
 		for range 4 {
-			d := float64(int64(x*scale+0.5)) / scale
+			d := math.RoundToEven(x*scale) / scale
 			if math.Float64bits(d)&below == (below+1)/2 {
 				break
 			}

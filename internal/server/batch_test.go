@@ -165,7 +165,7 @@ func TestPredictRowsSeesTheTransactionAndItsRights(t *testing.T) {
 	refused(t, conn, "42501", call, all)
 	refused(t, conn, "42501", call, "SELECT no such query") // before anything else
 	for _, direct := range []string{
-		"SELECT ml.predict_columns('diabetes', 1, '{}', '{}')", "SELECT ml.plan_rows('diabetes', ROW(1), 'integer')", "SELECT predict_batch('diabetes', '{}')",
+		"SELECT ml.predict_columns('diabetes', 1, '{}', '{}')", "SELECT ml.plan_rows('diabetes', '{k}', record_send(ROW(NULL::integer)), 'integer')", "SELECT predict_batch('diabetes', '{}')",
 		"SELECT predict_batch('diabetes', '{{1}}')", "SELECT ml_private.call('B', 'diabetes', 's{}')",
 	} {
 		refused(t, conn, "42501", direct)
@@ -176,6 +176,12 @@ func TestPredictRowsSeesTheTransactionAndItsRights(t *testing.T) {
 	refused(t, conn, "42501", call, "SELECT id, p.* FROM ml_private.route p")
 	// Neither the query nor a function in it runs as the owner.
 	require.Equal(t, plain, one[string](t, conn, "SELECT DISTINCT key FROM predict_rows('diabetes', $1, NULL::text)", "SELECT current_user::text, "+f))
+	// A type with a cast to JSON of its own: the cast is the caller's code too.
+	exec(t, admin, "CREATE SCHEMA theirs AUTHORIZATION "+plain)
+	exec(t, conn, `CREATE TYPE theirs.odd AS (n integer);
+		CREATE FUNCTION theirs.odd_json(theirs.odd) RETURNS json LANGUAGE sql AS $$ SELECT to_json(CASE WHEN current_user = session_user THEN 0.02 END) $$;
+		CREATE CAST (theirs.odd AS json) WITH FUNCTION theirs.odd_json(theirs.odd)`)
+	require.Equal(t, 1, one[int](t, conn, call, "SELECT 1 AS id, "+strings.Replace(f, "0.02::double precision", "ROW(1)::theirs.odd", 1)))
 	refused(t, conn, "42601", call, all+") AS q; CREATE TABLE ml.evil (); SELECT * FROM (SELECT 1")
 
 	ctx := context.Background()
