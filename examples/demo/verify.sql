@@ -5,7 +5,8 @@ BEGIN
     IF wrong > 0 OR largest > 1e-5 OR largest IS NULL OR rows = 0 THEN
         RAISE EXCEPTION '% by %: % of % labels differ, largest difference %', model, form, wrong, rows, largest USING ERRCODE = 'data_exception';
     END IF;
-    RETURN format('  %s by %s: %s rows, labels equal, largest difference %s', rpad(model, 9), rpad(form, 5), lpad(rows::text, 3), to_char(largest, '9.9EEEE'));
+    RETURN format('  %s by %s: %s rows, labels equal', rpad(model, 9), rpad(form, 5), lpad(rows::text, 3))
+        || CASE WHEN largest > 0 THEN ', largest difference ' || to_char(largest, '9.9EEEE') ELSE '' END; -- 0 where only labels are compared
 END $$;
 
 \pset tuples_only on

@@ -3,11 +3,13 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	"github.com/rowcast/rowcast/internal/cli"
 	"github.com/rowcast/rowcast/internal/postgres/pgtest"
 	"github.com/rowcast/rowcast/internal/registry"
+	"github.com/rowcast/rowcast/migrations"
 )
 
 // The test binary is also the program: the sidecar runs in a process of its own and re-executes itself for its worker and for validation.
@@ -136,4 +139,12 @@ func freeAddress(t *testing.T) string {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
 	return l.Addr().String()
+}
+
+// latest is the number of the newest migration.
+func latest(t *testing.T) string {
+	t.Helper()
+	files, err := fs.Glob(migrations.Files, "*.up.sql")
+	require.NoError(t, err)
+	return strconv.Itoa(len(files))
 }

@@ -29,8 +29,8 @@ type one struct {
 
 func (o *one) Spec(context.Context, string) (*rowcast.Spec, error) { return &o.spec, nil }
 
-func (o *one) Artifact(context.Context, [sha256.Size]byte, int64) ([]byte, error) {
-	return o.artifact, nil
+func (o *one) Artifact(context.Context, [sha256.Size]byte, int64) ([]byte, func() error, error) {
+	return o.artifact, func() error { return nil }, nil
 }
 
 // engineOf registers a converted model as its Result says, and returns what calls it.

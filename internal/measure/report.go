@@ -107,7 +107,7 @@ func (r *Report) Write(w io.Writer, asJSON bool) error {
 		case x.Pass != nil:
 			verdict = "FAIL"
 		}
-		if x.Error == "" {
+		if x.Error == "" && (x.Ratio != 0 || x.Pass != nil) {
 			ratio = fmt.Sprintf("%.2f", x.Ratio)
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", x.What, x.Measured, ratio, x.Wanted, verdict)

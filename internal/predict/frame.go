@@ -2,7 +2,6 @@ package predict
 
 import (
 	"context"
-	"math"
 
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
@@ -215,14 +214,4 @@ func (f *Frame) usable() error {
 		return withModel(&f.call, quarantined(f.entry.sha, reason))
 	}
 	return nil
-}
-
-// decimal32 is the double that PostgreSQL reads from the shortest decimal of a float32: 0.1 rather than 0.10000000149011612. Answers are written so,
-// and a real column comes to a single row so.
-func decimal32(v float32) float64 {
-	x := math.Abs(float64(v))
-	if x == math.Trunc(x) && x < 1<<24 {
-		return float64(v)
-	}
-	return readDecimal(v)
 }

@@ -3,7 +3,6 @@ package predict
 import (
 	"encoding/binary"
 	"math"
-	"strconv"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
 	"github.com/rowcast/rowcast/internal/tensorjson"
@@ -176,14 +175,4 @@ func (f *Frame) cell(s *source, value []byte) (cell, error) {
 	}
 	return cell{}, about(&f.call, rowcast.CodeProtocol, ": feature %q came as %s, which its type of OID %d does not write", s.feature.name,
 		plural(size, "byte"), s.oid)
-}
-
-// readDecimal is decimal32 for what is no small integer.
-func readDecimal(v float32) float64 {
-	if v-v != 0 {
-		return float64(v)
-	}
-	var buf [24]byte
-	x, _ := tensorjson.ParseFloat(strconv.AppendFloat(buf[:0], float64(v), 'g', -1, 32))
-	return x
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -164,7 +165,7 @@ func TestPredictRowsSeesTheTransactionAndItsRights(t *testing.T) {
 	refused(t, conn, "42501", call, all)
 	refused(t, conn, "42501", call, "SELECT no such query") // before anything else
 	for _, direct := range []string{
-		"SELECT ml.predict_columns('diabetes', 1, '{}', '{}')", "SELECT ml.plan_rows('diabetes', ARRAY['id'], ARRAY[20::oid], 'integer')", "SELECT predict_batch('diabetes', '{}')",
+		"SELECT ml.predict_columns('diabetes', 1, '{}', '{}')", "SELECT ml.plan_rows('diabetes', '{k}', record_send(ROW(NULL::integer)), 'integer')", "SELECT predict_batch('diabetes', '{}')",
 		"SELECT predict_batch('diabetes', '{{1}}')", "SELECT ml_private.call('B', 'diabetes', 's{}')",
 	} {
 		refused(t, conn, "42501", direct)
@@ -175,6 +176,12 @@ func TestPredictRowsSeesTheTransactionAndItsRights(t *testing.T) {
 	refused(t, conn, "42501", call, "SELECT id, p.* FROM ml_private.route p")
 	// Neither the query nor a function in it runs as the owner.
 	require.Equal(t, plain, one[string](t, conn, "SELECT DISTINCT key FROM predict_rows('diabetes', $1, NULL::text)", "SELECT current_user::text, "+f))
+	// A type with a cast to JSON of its own: the cast is the caller's code too.
+	exec(t, admin, "CREATE SCHEMA theirs AUTHORIZATION "+plain)
+	exec(t, conn, `CREATE TYPE theirs.odd AS (n integer);
+		CREATE FUNCTION theirs.odd_json(theirs.odd) RETURNS json LANGUAGE sql AS $$ SELECT to_json(CASE WHEN current_user = session_user THEN 0.02 END) $$;
+		CREATE CAST (theirs.odd AS json) WITH FUNCTION theirs.odd_json(theirs.odd)`)
+	require.Equal(t, 1, one[int](t, conn, call, "SELECT 1 AS id, "+strings.Replace(f, "0.02::double precision", "ROW(1)::theirs.odd", 1)))
 	refused(t, conn, "42601", call, all+") AS q; CREATE TABLE ml.evil (); SELECT * FROM (SELECT 1")
 
 	ctx := context.Background()
@@ -320,4 +327,38 @@ func TestPredictBatch(t *testing.T) {
 	e = refused(t, conn, "42804", "SELECT predict_batch('iris', '{{5.1,3.5,1.4,0.2}}')")
 	require.Contains(t, e.Message, "text labels")
 	require.Greater(t, one[float64](t, conn, "SELECT procost::float8 FROM pg_proc WHERE oid = 'predict_batch(text, double precision[])'::regprocedure"), 999.0)
+}
+
+// highWater is the most memory in kB that a process of this machine has had resident.
+func highWater(t testing.TB, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+			require.NoError(t, err)
+			return n
+		}
+	}
+	t.Fatal("no VmHWM")
+	return 0
+}
+
+func TestPredictRowsKeepsMemoryFlat(t *testing.T) {
+	s := start(t)
+	conn := s.Conn(t)
+	s.register(t, demo("iris_v2"), "iris")
+	rows := func(n int) {
+		t.Helper()
+		require.Equal(t, n, one[int](t, conn, "SELECT count(label)::integer FROM predict_rows('iris', $1, NULL::bigint)", fmt.Sprintf(`
+			WITH RECURSIVE n AS (SELECT 1::bigint AS n UNION ALL SELECT n + 1 FROM n WHERE n < %d)
+			SELECT n, 5.1 AS sepal_length, n %% 10 AS sepal_width, 1.4::real AS petal_length, 0.2::float8 AS petal_width FROM n`, n)))
+	}
+	backend := int(conn.PgConn().PID())
+	rows(100_000)
+	backendBefore, sidecarBefore := highWater(t, backend), highWater(t, os.Getpid())
+	rows(2_000_000)
+	require.Less(t, highWater(t, backend)-backendBefore, 20_000, "kB")
+	require.Less(t, highWater(t, os.Getpid())-sidecarBefore, 50_000, "kB")
 }

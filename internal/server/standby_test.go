@@ -54,6 +54,9 @@ func TestPredictOnAHotStandbyThroughThePrimarysSidecar(t *testing.T) {
 	for _, sql := range []string{
 		"SELECT predict_label('iris', " + irisRow + ")", "SELECT predict_proba('iris', " + irisRow + ")::text", "SELECT predict_json('iris', " + irisRow + ")::text",
 		"SELECT predict('diabetes', '{0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1}')::text", `SELECT ml.infer('iris', '{"X": [[5.1, 3.5, 1.4, 0.2]]}')::text`,
+		"SELECT predict_batch('diabetes', '{{0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1,0.1}}')::text",
+		`SELECT string_agg(label, ',') FROM predict_rows('iris', 'SELECT n, 5.1 AS sepal_length, 3.5 AS sepal_width, 1.4 AS petal_length, 0.2 AS petal_width
+			FROM generate_series(1, 3) n', NULL::integer)`,
 		"SELECT string_agg(concat_ws(' ', model, champion, versions), ', ' ORDER BY model) FROM ml.models",
 	} {
 		require.Equal(t, one[string](t, primary, sql), one[string](t, conn, sql), sql)

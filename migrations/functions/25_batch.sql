@@ -63,7 +63,8 @@ END $$;
 COMMENT ON FUNCTION ml.predict_columns(text, integer, text[], bytea[]) IS $$Part of predict_rows(): predicts a batch of columns, each array_send() of an array of size values. predictions holds a value or class per row; where the labels are text it holds positions in labels. failure is an error about one row.
 Example: SELECT predictions FROM ml.predict_columns('diabetes_2', 2, ARRAY['bmi', 'age'], ARRAY[array_send(ARRAY[0.1, 0.2]::float8[]), array_send(ARRAY[41, 42])]);$$;
 
-CREATE OR REPLACE FUNCTION ml.plan_rows(model text, names text[], types oid[], key_type regtype, OUT statement text, OUT size integer)
+-- Takes the shape as data: row_to_json(record) would run casts to json of the caller's types, here with the owner's rights.
+CREATE OR REPLACE FUNCTION ml.plan_rows(model text, names text[], shape bytea, key_type regtype, OUT statement text, OUT size integer)
 LANGUAGE plpgsql STABLE SECURITY DEFINER COST 10000
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -72,6 +73,7 @@ DECLARE
     readable oid[] := '{16,18,19,20,21,23,25,26,114,700,701,1042,1043,1700,3802}';
     -- Their values can be of any length.
     long     oid[] := '{25,114,1042,1043,3802}';
+    types    oid[];
     base     oid;
     plan     jsonb;
     value    text;
@@ -82,6 +84,8 @@ DECLARE
     used     text[];
     latest   integer;
 BEGIN
+    -- record_send() of a row of NULLs: the number of columns, then for each its type and -1, four bytes each.
+    types := ARRAY(SELECT ('x' || encode(substr(shape, 8 * i - 3, 4), 'hex'))::bit(32)::bigint::oid FROM generate_series(1, cardinality(names)) AS i);
     IF cardinality(names) = 0 THEN
         RAISE EXCEPTION 'the query of predict_rows returns no column'
             USING ERRCODE = '42804', HINT = 'Its first column is the key, the others are features by name.';
@@ -136,8 +140,8 @@ BEGIN
         'SELECT t.c1, %s, %s FROM b AS t JOIN a ON t.part OPERATOR(pg_catalog.=) a.part ORDER BY t.ordinality', lengths, columns, arrays, used,
         replace(answers, 'a.place', '(t.ordinality OPERATOR(pg_catalog.-) a.first OPERATOR(pg_catalog.+) 1)'), latest);
 END $$;
-COMMENT ON FUNCTION ml.plan_rows(text, text[], oid[], regtype) IS $$Part of predict_rows(): the statement that predicts a batch of rows with columns of these names and types, and how many rows that should be. The statement takes a cursor's name, the number of rows, the model and the number of rows before.
-Example: SELECT statement FROM ml.plan_rows('churn', ARRAY['id', 'age'], ARRAY['bigint'::regtype, 'real'::regtype]::oid[], 'bigint');$$;
+COMMENT ON FUNCTION ml.plan_rows(text, text[], bytea, regtype) IS $$Part of predict_rows(): the statement that predicts a batch of rows with columns of these names and of the types that record_send() of a row of NULLs tells, and how many rows that should be. The statement takes a cursor's name, the number of rows, the model and the number of rows before.
+Example: SELECT statement FROM ml.plan_rows('churn', '{id,age,plan}', record_send(ROW(NULL::bigint, NULL::integer, NULL::text)), 'bigint');$$;
 
 -- VOLATILE, since PostgreSQL lets only such functions FETCH. No search_path is set: the functions of the caller's query run in here.
 CREATE OR REPLACE FUNCTION ml.fetch_rows(source text, size integer) RETURNS SETOF record
@@ -155,9 +159,6 @@ LANGUAGE plpgsql STABLE COST 1000000 ROWS 10000
 AS $$
 DECLARE
     shape  pg_catalog.record;
-    names  pg_catalog.text[];
-    types  pg_catalog.oid[];
-    sent   pg_catalog.bytea;
     plan   pg_catalog.record;
     source pg_catalog.refcursor;
     done   pg_catalog.int8 := 0;
@@ -170,13 +171,8 @@ BEGIN
     query := pg_catalog.regexp_replace(query, '[\s;]+$', '');
     -- The query's columns, without running it.
     EXECUTE pg_catalog.format(E'SELECT q.* FROM (SELECT) AS one LEFT JOIN (SELECT * FROM (%s\n) AS q LIMIT 0) AS q ON true', query) INTO shape;
-    -- Here and not with the owner's rights, since it runs the casts to json that a user's types have. A record is sent as the number of its columns, then
-    -- for each its type and, all being NULL, -1, four bytes each.
-    names := ARRAY(SELECT k.name FROM pg_catalog.json_object_keys(pg_catalog.row_to_json(shape)) WITH ORDINALITY AS k(name, n) ORDER BY k.n);
-    sent := pg_catalog.record_send(shape);
-    types := ARRAY(SELECT ('x' OPERATOR(pg_catalog.||) pg_catalog.encode(pg_catalog.substr(sent, 8 OPERATOR(pg_catalog.*) i OPERATOR(pg_catalog.-) 3, 4), 'hex'))::bit(32)::pg_catalog.int8::pg_catalog.oid
-                   FROM pg_catalog.generate_series(1, pg_catalog.cardinality(names)) AS i);
-    SELECT * INTO plan FROM ml.plan_rows(model, names, types, pg_catalog.pg_typeof(key_type));
+    SELECT * INTO plan FROM ml.plan_rows(model, ARRAY(SELECT k.name FROM pg_catalog.json_object_keys(pg_catalog.row_to_json(shape)) WITH ORDINALITY AS k(name, n)
+        ORDER BY k.n), pg_catalog.record_send(shape), pg_catalog.pg_typeof(key_type));
     OPEN source NO SCROLL FOR EXECUTE query;
     LOOP
         RETURN QUERY EXECUTE plan.statement USING source::pg_catalog.text, plan.size, model, done;
