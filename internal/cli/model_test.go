@@ -142,8 +142,8 @@ func TestTheLifeOfAModelInJSON(t *testing.T) {
 	says(`{"model": "iris", "version": 2}`, "model", "release", "iris@2")
 	says(`{"model": "iris", "version": 2}`, "model", "drop", "iris@2")
 	says(`{"model": "iris"}`, "model", "drop", "iris", "--all")
-	says(fmt.Sprintf(`{"sha256": %q}`, first), "model", "upload", demo("iris", "model.onnx"))
-	says(`{"version": 3, "latest": 3, "dirty": false}`, "migrate", "version")
+	says(fmt.Sprintf(`[{"file": %q, "sha256": %q, "sent": true}]`, demo("iris", "model.onnx"), first), "model", "upload", demo("iris", "model.onnx"))
+	says(`{"version": 6, "latest": 6, "dirty": false}`, "migrate", "version")
 }
 
 func TestAModelWithoutVersionsIsShown(t *testing.T) {

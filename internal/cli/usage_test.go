@@ -61,7 +61,7 @@ func TestUsageErrors(t *testing.T) {
 			require.Contains(t, errOut, "--help\n")
 		})
 	}
-	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 3")
+	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 6")
 }
 
 func TestADatabaseThatIsDown(t *testing.T) {
