@@ -1,4 +1,4 @@
--- The triggers go here; the functions go with 000003.
+-- The triggers go here, and the functions that have a row of these tables for an argument; the others go with 000003.
 DO $$
 DECLARE
     t record;
@@ -11,5 +11,6 @@ BEGIN
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
     END LOOP;
 END $$;
+DROP FUNCTION IF EXISTS ml_private.lock_change(text, name), ml_private.undo_row(ml_private.change_row);
 DROP VIEW IF EXISTS ml.changes;
 DROP TABLE ml_private.change_artifact, ml_private.change_sequence, ml_private.change_row, ml_private.change, ml.model_migrations;

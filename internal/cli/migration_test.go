@@ -42,10 +42,9 @@ features:
 - {name: sepal_length, type: real}
 - {name: petal_width, type: real, missing: true}
 - {name: colour, type: real, default: 1}
-labels: [setosa, versicolor, other]
+target: kind
 `))
-	db.does(t, "model", "migration", "new", "flower_v3", "--file", demo("iris_v2", "model.onnx"), "--model", "flower", "--dir", dir, "--options",
-		write(t, "three.yaml", "labels: [setosa, versicolor, other]\n"))
+	db.does(t, "model", "migration", "new", "flower_v3", "--file", demo("penguins", "model.onnx"), "--model", "flower", "--dir", dir)
 	rights := strings.Fields(db.does(t, "model", "migration", "new", "rights", "--dir", dir))[0]
 	text, err := os.ReadFile(rights)
 	require.NoError(t, err)

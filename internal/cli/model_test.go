@@ -142,7 +142,7 @@ func TestTheLifeOfAModelInJSON(t *testing.T) {
 	says(`{"model": "iris", "version": 2}`, "model", "release", "iris@2")
 	says(`{"model": "iris", "version": 2}`, "model", "drop", "iris@2")
 	says(`{"model": "iris"}`, "model", "drop", "iris", "--all")
-	says(fmt.Sprintf(`{"sha256": %q}`, first), "model", "upload", demo("iris", "model.onnx"))
+	says(fmt.Sprintf(`[{"file": %q, "sha256": %q, "sent": true}]`, demo("iris", "model.onnx"), first), "model", "upload", demo("iris", "model.onnx"))
 	says(fmt.Sprintf(`{"version": %[1]s, "latest": %[1]s, "dirty": false}`, latest(t)), "migrate", "version")
 }
 

@@ -29,7 +29,11 @@ func (a *app) uploadCommand() *cobra.Command {
 					return err
 				}
 				done = append(done, u)
-				if !asJSON {
+				switch {
+				case asJSON:
+				case len(args) == 1:
+					printf(a.out, "%s\n", u.SHA256)
+				default:
 					printf(a.out, "%s  %s\n", u.SHA256, u.File)
 				}
 			}

@@ -236,12 +236,13 @@ func copyFile(path string, from io.Reader) (err error) {
 }
 
 func writeNew(path, text string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return cannotWrite(path, err)
 	}
 	_, err = file.WriteString(text)
-	if err = errors.Join(err, file.Close()); err != nil {
+	// As git writes files: others read the repository too.
+	if err = errors.Join(err, file.Chmod(0o644), file.Close()); err != nil {
 		return cannotWrite(path, err)
 	}
 	return nil

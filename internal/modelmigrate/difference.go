@@ -53,7 +53,7 @@ func signatureDifferences(old, added *rowcast.Signature) []Difference {
 		}
 		g := added.Features[i]
 		changed("feature", f.Name, "type", string(f.Type), string(g.Type))
-		changed("feature", f.Name, "default", or(string(f.Default), "none"), or(string(g.Default), "none"))
+		changed("feature", f.Name, "default", orNone(string(f.Default)), orNone(string(g.Default)))
 		changed("feature", f.Name, "missing values", allowed(f.Missing), allowed(g.Missing))
 	}
 	for _, g := range added.Features {
@@ -63,7 +63,7 @@ func signatureDifferences(old, added *rowcast.Signature) []Difference {
 	}
 	changed("features", "", "order of those in both", order(old.Features, added.Features), order(added.Features, old.Features))
 	changed("labels", "", "changed", labels(old), labels(added))
-	changed("target", "", "changed", or(old.Target, "none"), or(added.Target, "none"))
+	changed("target", "", "changed", orNone(old.Target), orNone(added.Target))
 	changed("infinities", "", "changed", allowed(old.AllowInfinity), allowed(added.AllowInfinity))
 	changed("rows per run", "", "changed", batch(old.Batch), batch(added.Batch))
 	for _, o := range old.Outputs {
@@ -133,7 +133,7 @@ func labels(s *rowcast.Signature) string {
 	for i, l := range s.Labels {
 		texts[i] = strings.Trim(string(l), `"`)
 	}
-	return or(strings.Join(texts, ", "), "none")
+	return orNone(strings.Join(texts, ", "))
 }
 
 func allowed(yes bool) string {
@@ -150,9 +150,9 @@ func batch(n int) string {
 	return strconv.Itoa(n)
 }
 
-func or(s, otherwise string) string {
+func orNone(s string) string {
 	if s == "" {
-		return otherwise
+		return "none"
 	}
 	return s
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,15 +242,6 @@ func image(t testing.TB, conn *pgx.Conn, times bool) map[string]string {
 		}
 	}
 	return all
-}
-
-// path is the URL of another database of the same cluster.
-func (s *site) path(t testing.TB, database string) string {
-	t.Helper()
-	u, err := url.Parse(s.URL)
-	require.NoError(t, err)
-	u.Path = "/" + database
-	return u.String()
 }
 
 // same compares two images table by table, so that a failure shows only what differs.

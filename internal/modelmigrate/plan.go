@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -148,15 +149,16 @@ func (t *trial) add(r db.ChangeRowsRow) error {
 	if row == nil {
 		row = before
 	}
-	key := r.Relation
+	parts := []string{r.Relation}
 	for _, column := range []string{"id", "model_id", "alias", "grantee", "sha256", "name"} {
 		if v := row[column]; v != nil {
-			key += "\x00" + *v
+			parts = append(parts, *v)
 			if column == "id" {
 				break
 			}
 		}
 	}
+	key := strings.Join(parts, "\x00")
 	n := t.net[key]
 	if n == nil {
 		n = &netRow{relation: r.Relation, model: r.Model, before: before}

@@ -59,5 +59,4 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;
-    GRANT EXECUTE ON FUNCTION ml_private.may_see_change(name, regrole) TO PUBLIC;
 END $$;
