@@ -183,7 +183,9 @@ func TestAJobThatCannotWorkSaysWhyAndLeavesNothing(t *testing.T) {
 	lock := s.Conn(t)
 	exec(t, lock, "BEGIN; LOCK TABLE vanishing")
 	id := score(t, conn, `'iris', 'vanishing', 'scores', 'id', options => '{"chunk_rows": 1000}'`)
-	require.Eventually(t, func() bool { return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND wait_event_type = 'Lock'") > 0 },
+	require.Eventually(t, func() bool {
+		return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND wait_event_type = 'Lock'") > 0
+	},
 		20*time.Second, 10*time.Millisecond)
 	exec(t, lock, "ALTER TABLE vanishing RENAME TO hidden; COMMIT")
 	j := await(t, conn, id, "failed")
