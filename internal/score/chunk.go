@@ -22,7 +22,6 @@ type runner struct {
 	service *Service
 
 	job          int64 // 0: none
-	incarnation  string
 	plan         *plan
 	version      int32
 	skip         bool

@@ -46,7 +46,7 @@ func completed(t testing.TB, s *sidecar, source, target string, rows int) {
 	conn := s.Conn(t)
 	require.Equal(t, []int{rows, rows, rows}, one[[]int](t, conn, fmt.Sprintf(
 		"SELECT ARRAY[count(*), count(r.id), count(DISTINCT r.id)]::int[] FROM %s s FULL JOIN %s r USING (id)", source, target)), "source, target, distinct")
-	share := max(1, rows/200_000)
+	share := max(1, rows/10_000)
 	require.Zero(t, one[int](t, conn, fmt.Sprintf("SELECT count(*)::int FROM %s s JOIN %s r USING (id) WHERE id %% %d = 0 AND abs(r.prediction - predict('trees', s)) > 1e-6 * greatest(1, abs(r.prediction))",
 		source, target, share)), "other answers than predict's")
 }

@@ -3,8 +3,10 @@
 
 CREATE OR REPLACE FUNCTION ml_private.may_follow(started_by regrole, model_id bigint, role name) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN pg_has_role(role, started_by::oid, 'USAGE') OR ml_private.is_admin(role)
-    OR EXISTS (SELECT FROM ml_private.model m WHERE m.id = may_follow.model_id AND pg_has_role(role, m.owner::oid, 'USAGE'));
+AS $$
+    SELECT pg_has_role(role, started_by::oid, 'USAGE') OR ml_private.is_admin(role)
+        OR EXISTS (SELECT FROM ml_private.model m WHERE m.id = may_follow.model_id AND pg_has_role(role, m.owner::oid, 'USAGE'))
+$$;
 COMMENT ON FUNCTION ml_private.may_follow(regrole, bigint, name) IS 'Whether the role may see and steer a job: it started it, owns the model, or is an administrator.';
 
 -- What makes no sense is refused when a job or a schedule is made, before a sidecar looks at it.
