@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps build test test-postgres vet demo bench generate lint fuzz clean distclean
+.PHONY: help deps build test test-postgres test-jobs test-large vet demo bench bench-batch generate lint fuzz clean distclean
 
 # Where git tells nothing (an archive, somebody else's clone) the version is dev.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -24,11 +24,12 @@ FUZZTIME ?= 10m
 TESTFLAGS ?=
 # Of one package, on a machine that does other things besides.
 TIMEOUT := -timeout 25m
-# BENCHFLAGS=--json for machines; --only scalar,pgbench,parallel,cold,memory for a part.
+# BENCHFLAGS=--json for machines; --only scalar,pgbench,parallel,cold,memory for a part; of bench-batch --only trees,linear,rows,large,plots, and
+# --readme README.md to write its table there.
 BENCHFLAGS ?=
 
 # The race detector where goroutines share state; elsewhere it only costs time.
-RACE := gateway predict server onnx
+RACE := gateway predict score server onnx
 RACE_PACKAGES := $(patsubst %,./internal/%/...,$(RACE))
 # Packages that open a PostgreSQL cluster, for a second version of PostgreSQL.
 POSTGRES_PACKAGES = $(shell go list -f '{{join .TestImports " "}} {{join .XTestImports " "}} {{.ImportPath}}' ./... | grep -E 'internal/postgres' | awk '{print $$NF}')
@@ -61,11 +62,20 @@ test-postgres: deps build ## Run only the tests that use PostgreSQL (for a secon
 	@echo 'rowcast: testing on PostgreSQL $(PG)'
 	@go test $(TIMEOUT) $(TESTFLAGS) $(POSTGRES_PACKAGES)
 
+test-large: deps ## Upload, resume and register a model file of 1 GB (needs 4 GB of disk and 8 GB of memory)
+	@ROWCAST_LARGE=1 go test -count=1 -v $(TIMEOUT) -run LargeArtifact ./internal/modelmigrate
+
+test-jobs: deps build ## Kill sidecars 50 times in scoring jobs of 1,000,000 rows, and restart PostgreSQL under them
+	@ROWCAST_JOB_ROWS=1000000 ROWCAST_JOB_KILLS=50 go test $(TIMEOUT) -v $(TESTFLAGS) -run 'TestKilledSidecars|TestARestartOfPostgreSQL' ./internal/server
+
 demo: deps build ## Show the product: models registered, predictions in psql compared with their framework's
 	@examples/demo/run.sh
 
 bench: deps build ## Measure what the README promises, as ratios in one run
 	@bin/rowcast dev -- go run ./internal/bench $(BENCHFLAGS)
+
+bench-batch: deps build ## Measure scoring jobs and predict_rows against Python, PostgreSQL and ONNX Runtime, and draw the plots in docs/
+	@bin/rowcast dev -- go run ./internal/benchbatch --docs docs $(BENCHFLAGS)
 
 generate: ## Generate db/ from queries/ with sqlc
 	@build/fetch-tools.sh sqlc

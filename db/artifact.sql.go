@@ -62,7 +62,7 @@ func (q *Queries) DiscardArtifact(ctx context.Context, sha256 string) (bool, err
 
 const dropStaleUploads = `-- name: DropStaleUploads :execrows
 DELETE FROM ml_private.artifact a
-WHERE a.created_at < now() - interval '1 day' AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256)
+WHERE a.created_at < now() - interval '1 day' AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256 OR v.source_sha256 = a.sha256)
 `
 
 func (q *Queries) DropStaleUploads(ctx context.Context) (int64, error) {

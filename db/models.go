@@ -3,3 +3,59 @@
 //   sqlc v1.31.1
 
 package db
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Scoring jobs. Use ml.score() and ml.jobs.
+type MlPrivateJob struct {
+	ID      int64  `json:"id"`
+	ModelID *int64 `json:"model_id"`
+	Model   string `json:"model"`
+	// The model reference as written; version is what it meant when the job started.
+	Ref     string `json:"ref"`
+	Version int32  `json:"version"`
+	// What the sidecar caches the version by.
+	Spec       string          `json:"spec"`
+	Source     string          `json:"source"`
+	Target     string          `json:"target"`
+	Key        string          `json:"key"`
+	Mode       string          `json:"mode"`
+	OnError    string          `json:"on_error"`
+	Options    json.RawMessage `json:"options"`
+	SearchPath string          `json:"search_path"`
+	StartedBy  string          `json:"started_by"`
+	ScheduleID *int64          `json:"schedule_id"`
+	Schedule   *string         `json:"schedule"`
+	// What people see and change.
+	State string `json:"state"`
+	// What is to be done next: plan (look at source and target, cut ranges), score (the chunks), publish (results into the target), clean (drop what a job that ended left), end.
+	Phase string `json:"phase"`
+	// What planning found: columns, types, where the rows are read and where results are gathered.
+	Plan json.RawMessage `json:"plan"`
+	// Rows to score: an estimate first, exact when the rows were counted.
+	RowsTotal *int64 `json:"rows_total"`
+	// Rows of the chunks that are committed.
+	RowsDone    int64 `json:"rows_done"`
+	RowsSkipped int64 `json:"rows_skipped"`
+	// rows_done when scoring started or was taken up again at scoring_since: the rate counts from there.
+	RowsBefore   int64      `json:"rows_before"`
+	ScoringSince *time.Time `json:"scoring_since"`
+	CreatedAt    time.Time  `json:"created_at"`
+	StartedAt    *time.Time `json:"started_at"`
+	FinishedAt   *time.Time `json:"finished_at"`
+	Error        *string    `json:"error"`
+	Sqlstate     *string    `json:"sqlstate"`
+	Detail       *string    `json:"detail"`
+	Hint         *string    `json:"hint"`
+	// Failures since something last went well; the wait before the next try grows with it.
+	Attempts int32      `json:"attempts"`
+	RetryAt  *time.Time `json:"retry_at"`
+	// Grows with each claim of a phase that one sidecar does alone; a late one finds another number and must not write.
+	Epoch   int32   `json:"epoch"`
+	Sidecar *string `json:"sidecar"`
+	// By the database's clock; past it another sidecar may take over.
+	LeaseUntil *time.Time `json:"lease_until"`
+}

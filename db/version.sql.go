@@ -100,6 +100,22 @@ func (q *Queries) ReleaseVersion(ctx context.Context, arg ReleaseVersionParams) 
 	return err
 }
 
+const sourceChunk = `-- name: SourceChunk :one
+SELECT ml.source_chunk($1::text, $2::integer)::bytea AS data
+`
+
+type SourceChunkParams struct {
+	Model  string `json:"model"`
+	Number int32  `json:"number"`
+}
+
+func (q *Queries) SourceChunk(ctx context.Context, arg SourceChunkParams) ([]byte, error) {
+	row := q.db.QueryRow(ctx, sourceChunk, arg.Model, arg.Number)
+	var data []byte
+	err := row.Scan(&data)
+	return data, err
+}
+
 const specByKey = `-- name: SpecByKey :one
 SELECT v.sha256, a.size, v.signature, v.example
 FROM ml_private.version v JOIN ml_private.artifact a ON a.sha256 = v.sha256
@@ -151,7 +167,8 @@ func (q *Queries) SpecKeys(ctx context.Context) ([]string, error) {
 }
 
 const versions = `-- name: Versions :many
-SELECT model, version, sha256, size, coalesce(task, '')::text AS task, coalesce(aliases, '{}')::text[] AS aliases, coalesce(features, '{}')::text[] AS features,
+SELECT model, version, sha256, size, format, coalesce(source_sha256, '')::text AS source_sha256,
+       coalesce(source_size, 0)::bigint AS source_size, coalesce(task, '')::text AS task, coalesce(aliases, '{}')::text[] AS aliases, coalesce(features, '{}')::text[] AS features,
        coalesce(labels, '{}')::text[] AS labels, description, parameters, tags, signature, example, quarantined_at, quarantine_reason, created_at, created_by
 FROM ml.versions
 WHERE model = $1::text
@@ -163,6 +180,9 @@ type VersionsRow struct {
 	Version          int32           `json:"version"`
 	Sha256           string          `json:"sha256"`
 	Size             int64           `json:"size"`
+	Format           string          `json:"format"`
+	SourceSha256     string          `json:"source_sha256"`
+	SourceSize       int64           `json:"source_size"`
 	Task             string          `json:"task"`
 	Aliases          []string        `json:"aliases"`
 	Features         []string        `json:"features"`
@@ -192,6 +212,9 @@ func (q *Queries) Versions(ctx context.Context, model string) ([]VersionsRow, er
 			&i.Version,
 			&i.Sha256,
 			&i.Size,
+			&i.Format,
+			&i.SourceSha256,
+			&i.SourceSize,
 			&i.Task,
 			&i.Aliases,
 			&i.Features,

@@ -55,23 +55,30 @@ COMMENT ON TABLE ml_private.model IS 'One row per model name.';
 COMMENT ON COLUMN ml_private.model.last_version IS 'The highest version number ever given out; numbers are dense and never reused.';
 
 CREATE TABLE ml_private.version (
-    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    model_id    bigint NOT NULL REFERENCES ml_private.model ON DELETE CASCADE,
-    version     integer NOT NULL CHECK (version > 0),
-    sha256      bytea NOT NULL REFERENCES ml_private.artifact,
-    spec        text NOT NULL CHECK (spec ~ '^[0-9a-f]{32}$'),
-    signature   jsonb NOT NULL,
-    example     jsonb,
-    description text,
-    parameters  jsonb NOT NULL DEFAULT '{}',
-    tags        jsonb NOT NULL DEFAULT '{}',
-    created_at  timestamptz NOT NULL DEFAULT now(),
-    created_by  regrole NOT NULL,
-    UNIQUE (model_id, version)
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    model_id      bigint NOT NULL REFERENCES ml_private.model ON DELETE CASCADE,
+    version       integer NOT NULL CHECK (version > 0),
+    sha256        bytea NOT NULL REFERENCES ml_private.artifact,
+    format        text NOT NULL DEFAULT 'onnx',
+    source_sha256 bytea REFERENCES ml_private.artifact,
+    spec          text NOT NULL CHECK (spec ~ '^[0-9a-f]{32}$'),
+    signature     jsonb NOT NULL,
+    example       jsonb,
+    description   text,
+    parameters    jsonb NOT NULL DEFAULT '{}',
+    tags          jsonb NOT NULL DEFAULT '{}',
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    created_by    regrole NOT NULL,
+    UNIQUE (model_id, version),
+    CHECK ((format = 'onnx') = (source_sha256 IS NULL))
 );
 CREATE INDEX version_sha256 ON ml_private.version (sha256);
+CREATE INDEX version_source_sha256 ON ml_private.version (source_sha256) WHERE source_sha256 IS NOT NULL;
 CREATE INDEX version_spec ON ml_private.version (spec);
 COMMENT ON TABLE ml_private.version IS 'One row per registered version.';
+COMMENT ON COLUMN ml_private.version.sha256 IS 'The ONNX file that is run.';
+COMMENT ON COLUMN ml_private.version.format IS 'What was registered: onnx, xgboost-json, xgboost-ubj, lightgbm-text, mlflow-onnx, mlflow-xgboost or mlflow-lightgbm.';
+COMMENT ON COLUMN ml_private.version.source_sha256 IS 'The file that was registered, where the ONNX file was made of it.';
 COMMENT ON COLUMN ml_private.version.spec IS 'What the sidecar caches by: a hash over the artifact''s hash and the signature.';
 COMMENT ON COLUMN ml_private.version.signature IS 'Inputs, features, outputs and labels: how a row becomes tensors and tensors an answer.';
 COMMENT ON COLUMN ml_private.version.example IS 'Input run at registration with its outputs; replayed whenever the model is loaded.';

@@ -29,7 +29,8 @@ COMMENT ON COLUMN ml.models.owner IS 'The role that may change the model, beside
 COMMENT ON COLUMN ml.models.created_at IS 'When its first version was registered.';
 
 CREATE VIEW ml.versions WITH (security_barrier) AS
-SELECT m.name AS model, v.version, encode(v.sha256, 'hex') AS sha256, f.size, v.signature ->> 'task' AS task,
+SELECT m.name AS model, v.version, encode(v.sha256, 'hex') AS sha256, f.size, v.format, encode(v.source_sha256, 'hex') AS source_sha256,
+       (SELECT s.size FROM ml_private.artifact s WHERE s.sha256 = v.source_sha256) AS source_size, v.signature ->> 'task' AS task,
        (SELECT array_agg(a.alias ORDER BY a.alias) FROM ml_private.alias a WHERE a.model_id = m.id AND a.version = v.version) AS aliases,
        (SELECT array_agg(e.feature ->> 'name' ORDER BY e.position)
         FROM jsonb_array_elements(v.signature -> 'features') WITH ORDINALITY AS e(feature, position)) AS features,
@@ -44,15 +45,18 @@ WHERE ml_private.may_use(m.id, current_user);
 COMMENT ON VIEW ml.versions IS 'Every version of the models that you may use. Example: SELECT version, aliases, created_at FROM ml.versions WHERE model = ''churn'';';
 COMMENT ON COLUMN ml.versions.model IS 'Name of the model.';
 COMMENT ON COLUMN ml.versions.version IS 'Number of the version, from 1; predict(''name@2'', …) uses version 2.';
-COMMENT ON COLUMN ml.versions.sha256 IS 'SHA-256 of the model file, hexadecimal.';
-COMMENT ON COLUMN ml.versions.size IS 'Bytes of the model file.';
+COMMENT ON COLUMN ml.versions.sha256 IS 'SHA-256 of the ONNX file that is run, hexadecimal.';
+COMMENT ON COLUMN ml.versions.size IS 'Bytes of the ONNX file.';
+COMMENT ON COLUMN ml.versions.format IS 'What was registered: onnx, xgboost-json, xgboost-ubj, lightgbm-text, mlflow-onnx, mlflow-xgboost or mlflow-lightgbm.';
+COMMENT ON COLUMN ml.versions.source_sha256 IS 'SHA-256 of the file that was registered, where it was converted to ONNX; NULL where it was ONNX.';
+COMMENT ON COLUMN ml.versions.source_size IS 'Bytes of that file.';
 COMMENT ON COLUMN ml.versions.task IS 'classification, regression, anomaly, clustering or tensors.';
 COMMENT ON COLUMN ml.versions.aliases IS 'Aliases that point here now.';
 COMMENT ON COLUMN ml.versions.features IS 'Feature names in the order of the array form.';
 COMMENT ON COLUMN ml.versions.labels IS 'Labels in the order of predict_proba.';
 COMMENT ON COLUMN ml.versions.description IS 'What this version is.';
-COMMENT ON COLUMN ml.versions.parameters IS 'Parameters given at registration and the model file''s own metadata.';
-COMMENT ON COLUMN ml.versions.tags IS 'Tags given at registration.';
+COMMENT ON COLUMN ml.versions.parameters IS 'Parameters given at registration, and what the model file keeps of its training.';
+COMMENT ON COLUMN ml.versions.tags IS 'Tags given at registration, and those of an MLflow model.';
 COMMENT ON COLUMN ml.versions.signature IS 'Inputs, features with types and defaults, outputs and labels.';
 COMMENT ON COLUMN ml.versions.example IS 'Example input with its outputs, replayed at every load.';
 COMMENT ON COLUMN ml.versions.quarantined_at IS 'Since when the model is not run because it killed or stalled the sidecar; ml.release_version() lifts that.';

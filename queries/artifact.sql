@@ -9,7 +9,7 @@ SELECT sha256, coalesce(quarantine_reason, '')::text AS reason FROM ml_private.a
 
 -- name: DropStaleUploads :execrows
 DELETE FROM ml_private.artifact a
-WHERE a.created_at < now() - interval '1 day' AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256);
+WHERE a.created_at < now() - interval '1 day' AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256 OR v.source_sha256 = a.sha256);
 
 -- name: BeginUpload :one
 SELECT ml.begin_upload(sqlc.arg(sha256)::text, sqlc.arg(size)::bigint)::integer AS missing;

@@ -15,7 +15,8 @@ JOIN ml_private.artifact f ON f.sha256 = v.sha256
 WHERE a.alias = 'champion' AND f.quarantined_at IS NULL;
 
 -- name: Versions :many
-SELECT model, version, sha256, size, coalesce(task, '')::text AS task, coalesce(aliases, '{}')::text[] AS aliases, coalesce(features, '{}')::text[] AS features,
+SELECT model, version, sha256, size, format, coalesce(source_sha256, '')::text AS source_sha256,
+       coalesce(source_size, 0)::bigint AS source_size, coalesce(task, '')::text AS task, coalesce(aliases, '{}')::text[] AS aliases, coalesce(features, '{}')::text[] AS features,
        coalesce(labels, '{}')::text[] AS labels, description, parameters, tags, signature, example, quarantined_at, quarantine_reason, created_at, created_by
 FROM ml.versions
 WHERE model = sqlc.arg(model)::text
@@ -32,3 +33,6 @@ SELECT ml.release_version(sqlc.arg(model)::text, sqlc.arg(version)::integer);
 
 -- name: ModelChunk :one
 SELECT ml.model_chunk(sqlc.arg(model)::text, sqlc.arg(number)::integer)::bytea AS data;
+
+-- name: SourceChunk :one
+SELECT ml.source_chunk(sqlc.arg(model)::text, sqlc.arg(number)::integer)::bytea AS data;

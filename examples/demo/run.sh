@@ -22,6 +22,13 @@ done
 echo "\$ rowcast model register iris models/iris_v2/model.onnx"
 "$rowcast" model register iris models/iris_v2/model.onnx
 q -f tour.sql 2>&1
+echo "== A whole table, as a job of the database: the sidecar reads, predicts and writes"
+for m in iris diabetes penguins; do
+    echo "\$ rowcast score $m --source $m --target ${m}_scores --key id"
+    "$rowcast" score "$m" --source "$m" --target "${m}_scores" --key id 2>&1
+done
+echo "\$ rowcast job list"
+"$rowcast" job list
 q -f verify.sql
 echo
 echo "All predictions equal the frameworks'. Keep an environment like this one running with: bin/rowcast dev"

@@ -20,6 +20,9 @@ SELECT jsonb_pretty(predict_json('iris', '{"sepal_length": 6.3, "sepal_width": 2
 SELECT width_bucket(predict('diabetes', d), 50, 350, 3) AS band, count(*), round(avg(progression)) AS measured, round(avg(predict('diabetes', d))) AS predicted
 FROM diabetes d GROUP BY band ORDER BY band;
 
+\echo '== Many rows at once: thousands in one call, in your transaction'
+SELECT key AS id, round(prediction) AS predicted FROM predict_rows('diabetes', 'SELECT * FROM diabetes', NULL::bigint) ORDER BY prediction DESC LIMIT 3;
+
 \echo '== A second version is registered. It changes nothing until it is promoted, and a promotion is a transaction'
 SELECT version, aliases, description FROM ml.versions WHERE model = 'iris' ORDER BY version;
 SELECT count(*) AS rows_on_which_they_differ FROM iris i WHERE predict_label('iris@1', i) <> predict_label('iris@2', i);

@@ -50,3 +50,25 @@ CROSS JOIN LATERAL (SELECT CASE f.form
     WHEN 'row' THEN predict_json('penguins', p)
     ELSE predict_json('penguins', to_jsonb(p) - 'id' - 'species') END AS answer) g
 GROUP BY f.form ORDER BY 1;
+
+-- Batches: every row of the tables that the jobs wrote, and of predict_rows. A row that is missing counts as wrong.
+SELECT pg_temp.check('iris', w.form, count(*), count(*) FILTER (WHERE f.label IS DISTINCT FROM e.label), 0)
+FROM expected.iris e
+CROSS JOIN (VALUES ('job'), ('rows')) AS w(form)
+LEFT JOIN (SELECT 'job' AS form, id, label FROM iris_scores
+           UNION ALL SELECT 'rows', key, label FROM predict_rows('iris', 'SELECT * FROM iris', NULL::bigint)) AS f ON f.id = e.id AND f.form = w.form
+GROUP BY w.form ORDER BY 1;
+
+SELECT pg_temp.check('diabetes', w.form, count(*), count(*) FILTER (WHERE f.prediction IS NULL), max(abs(f.prediction - e.value) / greatest(1, abs(e.value))))
+FROM expected.diabetes e
+CROSS JOIN (VALUES ('job'), ('rows')) AS w(form)
+LEFT JOIN (SELECT 'job' AS form, id, prediction FROM diabetes_scores
+           UNION ALL SELECT 'rows', key, prediction FROM predict_rows('diabetes', 'SELECT * FROM diabetes', NULL::bigint)) AS f ON f.id = e.id AND f.form = w.form
+GROUP BY w.form ORDER BY 1;
+
+SELECT pg_temp.check('penguins', w.form, count(*), count(*) FILTER (WHERE f.label IS DISTINCT FROM e.label), 0)
+FROM expected.penguins e
+CROSS JOIN (VALUES ('job'), ('rows')) AS w(form)
+LEFT JOIN (SELECT 'job' AS form, id, label FROM penguins_scores
+           UNION ALL SELECT 'rows', key, label FROM predict_rows('penguins', 'SELECT * FROM penguins', NULL::bigint)) AS f ON f.id = e.id AND f.form = w.form
+GROUP BY w.form ORDER BY 1;

@@ -12,6 +12,7 @@ import (
 
 	ort "github.com/yalue/onnxruntime_go" //nolint:depguard // the baseline is the binding as anybody would use it
 
+	"github.com/rowcast/rowcast/internal/measure"
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/postgres"
 	"github.com/rowcast/rowcast/internal/registry"
@@ -32,20 +33,20 @@ const (
 // once more as a version that nobody has asked for; its features have other names each time, since the sidecar would know the same file with the
 // same signature. ONNX Runtime loads the file in a process of its own: a second load in the same process is faster, since the heap is there, and the
 // sidecar has given its heap back to the system. The file and the database's pages have just been written, so both sides read from the page cache.
-func measureCold(ctx context.Context, b *bench) ([]Result, error) {
+func (b *bench) measureCold(ctx context.Context) ([]measure.Result, error) {
 	data := network(coldWidth, coldLayers, 1)
-	file := filepath.Join(b.dir, "cold.onnx")
+	file := filepath.Join(b.Dir, "cold.onnx")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		return nil, err
 	}
-	if _, err := b.register(ctx, coldModel, network(8, 1, 1), registry.Options{}); err != nil {
+	if _, err := b.Register(ctx, coldModel, network(8, 1, 1), registry.Options{}); err != nil {
 		return nil, err
 	}
 	row := make([]float64, networkFeatures)
 	var load, both, first []float64
 	last := 0
 	for i := range b.coldRuns {
-		version, err := b.register(ctx, coldModel, data, registry.Options{Features: featureNames(i)})
+		version, err := b.Register(ctx, coldModel, data, registry.Options{Features: featureNames(i)})
 		if err != nil {
 			return nil, err
 		}
@@ -63,28 +64,28 @@ func measureCold(ctx context.Context, b *bench) ([]Result, error) {
 			return nil, err
 		}
 		load, both = append(load, millis(loaded)), append(both, millis(loaded+ran))
-		d, err := b.clock(ctx, "SELECT ml.predict($1, $2::double precision[])", fmt.Sprintf("%s@%d", coldModel, version), row)
+		d, err := b.Clock(ctx, "SELECT ml.predict($1, $2::double precision[])", fmt.Sprintf("%s@%d", coldModel, version), row)
 		if err != nil {
 			return nil, err
 		}
 		first = append(first, millis(d))
 	}
-	again, err := b.clock(ctx, "SELECT ml.predict($1, $2::double precision[])", fmt.Sprintf("%s@%d", coldModel, last), row)
+	again, err := b.Clock(ctx, "SELECT ml.predict($1, $2::double precision[])", fmt.Sprintf("%s@%d", coldModel, last), row)
 	if err != nil {
 		return nil, err
 	}
 	if err := b.dropModel(ctx, coldModel); err != nil {
 		return nil, err
 	}
-	ours, theirs := median(first), median(load)
-	return []Result{Result{
+	ours, theirs := measure.Median(first), measure.Median(load)
+	return []measure.Result{measure.Result{
 		What:     fmt.Sprintf("first prediction of a cold model of %d MB against ONNX Runtime loading the file", len(data)/1_000_000),
 		Measured: fmt.Sprintf("%.0f ms against %.0f ms", ours, theirs),
-		Ratio:    medianRatio(first, load),
-		Numbers:  map[string]float64{"first_ms": ours, "load_ms": theirs, "load_and_run_ms": median(both), "second_ms": millis(again)},
+		Ratio:    measure.MedianRatio(first, load),
+		Numbers:  map[string]float64{"first_ms": ours, "load_ms": theirs, "load_and_run_ms": measure.Median(both), "second_ms": millis(again)},
 		Notes: []string{fmt.Sprintf("ONNX Runtime loading the file and running one row: %.0f ms, ratio %.2f; the second prediction takes %.1f ms",
-			median(both), medianRatio(first, both), millis(again))},
-	}.atMost(1.5, "")}, nil
+			measure.Median(both), measure.MedianRatio(first, both), millis(again))},
+	}.AtMost(1.5, "")}, nil
 }
 
 func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -143,11 +144,11 @@ func (b *bench) dropVersion(ctx context.Context, version int) error {
 	if version == 0 {
 		return nil
 	}
-	_, err := b.conn.Exec(ctx, "SELECT ml.drop_version($1, $2)", coldModel, version)
+	_, err := b.Conn.Exec(ctx, "SELECT ml.drop_version($1, $2)", coldModel, version)
 	return postgres.Error(err)
 }
 
 func (b *bench) dropModel(ctx context.Context, name string) error {
-	_, err := b.conn.Exec(ctx, "SELECT ml.drop_model($1)", name)
+	_, err := b.Conn.Exec(ctx, "SELECT ml.drop_model($1)", name)
 	return postgres.Error(err)
 }

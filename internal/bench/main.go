@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/rowcast/rowcast/internal/measure"
 )
 
 func main() {
@@ -24,12 +26,6 @@ func main() {
 	stop()
 	os.Exit(status)
 }
-
-// Exit statuses.
-const (
-	exitMissed = 1
-	exitBroken = 2
-)
 
 // settings are how much is measured.
 type settings struct {
@@ -55,62 +51,37 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags.IntVar(&s.cycles, "cycles", 100, "register, predict, drop cycles")
 	load := flags.String("load", "", "only load this model file in this process and print how long that took; for the cold part's own use")
 	if err := flags.Parse(args); err != nil {
-		return exitBroken
+		return measure.ExitBroken
 	}
 	if *load != "" {
 		if err := printLoad(*load, out); err != nil {
 			_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
-			return exitBroken
+			return measure.ExitBroken
 		}
 		return 0
 	}
-	parts := []part{{"scalar", measureScalar}, {"pgbench", measurePgbench}, {"parallel", measureParallel}, {"cold", measureCold}, {"memory", measureMemory}}
+	b, err := newBench(ctx, s, errOut)
+	if err != nil {
+		_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
+		return measure.ExitBroken
+	}
+	defer b.Close()
+	parts := []measure.Part{
+		{Name: "scalar", Measure: b.measureScalar}, {Name: "pgbench", Measure: b.measurePgbench}, {Name: "parallel", Measure: b.measureParallel},
+		{Name: "cold", Measure: b.measureCold}, {Name: "memory", Measure: b.measureMemory},
+	}
 	if *only != "" {
 		wanted := strings.Split(*only, ",")
-		parts = slices.DeleteFunc(parts, func(p part) bool { return !slices.Contains(wanted, p.name) })
+		parts = slices.DeleteFunc(parts, func(p measure.Part) bool { return !slices.Contains(wanted, p.Name) })
 	}
-	r, err := measure(ctx, s, parts, errOut)
+	r, err := b.Measure(ctx, parts)
 	if err != nil {
 		_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
-		return exitBroken
+		return measure.ExitBroken
 	}
-	if err := r.write(out, *asJSON); err != nil {
+	if err := r.Write(out, *asJSON); err != nil {
 		_, _ = fmt.Fprintf(errOut, "bench: %v\n", err)
-		return exitBroken
+		return measure.ExitBroken
 	}
-	return r.status()
-}
-
-// part measures some of the promises.
-type part struct {
-	name    string
-	measure func(ctx context.Context, b *bench) ([]Result, error)
-}
-
-func measure(ctx context.Context, s settings, parts []part, log io.Writer) (*Report, error) {
-	b, err := newBench(ctx, s, log)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
-	r := &Report{Machine: b.machine(ctx)}
-	for _, p := range parts {
-		b.say("measuring: %s", p.name)
-		before := readProcessorTime(b.root)
-		results, err := p.measure(ctx, b)
-		others := readProcessorTime(b.root).others(before)
-		for i := range results {
-			results[i].Others = others
-		}
-		if err != nil {
-			// What else can be measured is still worth knowing.
-			results = append(results, Result{What: p.name, Error: message(err)})
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		r.Results = append(r.Results, results...)
-	}
-	r.Machine.LoadAfter = loadAverage()
-	return r, nil
+	return r.Status()
 }

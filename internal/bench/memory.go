@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rowcast/rowcast/internal/measure"
 	"github.com/rowcast/rowcast/internal/postgres"
 )
 
@@ -19,7 +20,7 @@ const (
 
 // measureMemory registers, calls and drops a model of 2 MB again and again, each time another one, and compares the memory of the sidecar's worker
 // before and after.
-func measureMemory(ctx context.Context, b *bench) ([]Result, error) {
+func (b *bench) measureMemory(ctx context.Context) ([]measure.Result, error) {
 	seed := uint64(0)
 	cycle := func(n int) error {
 		for range n {
@@ -44,11 +45,11 @@ func measureMemory(ctx context.Context, b *bench) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []Result{Result{
+	return []measure.Result{measure.Result{
 		What:     fmt.Sprintf("sidecar's memory after %d cycles of register, predict, drop: growth in MB", b.cycles),
 		Measured: fmt.Sprintf("%.0f MB after %d cycles, then %.0f MB", before, warmCycles, after),
 		Ratio:    after - before, Numbers: map[string]float64{"before_mb": before, "after_mb": after},
-	}.atMost(50, " MB")}, nil
+	}.AtMost(50, " MB")}, nil
 }
 
 func (b *bench) cycle(ctx context.Context, model []byte) error {
@@ -60,7 +61,7 @@ func (b *bench) cycle(ctx context.Context, model []byte) error {
 		{"SELECT ml.predict($1, $2::double precision[])", []any{cycleModel, make([]float64, networkFeatures)}},
 		{"SELECT ml.drop_model($1)", []any{cycleModel}},
 	} {
-		if _, err := b.conn.Exec(ctx, step.sql, step.args...); err != nil {
+		if _, err := b.Conn.Exec(ctx, step.sql, step.args...); err != nil {
 			return postgres.Error(err)
 		}
 	}
@@ -74,10 +75,10 @@ func (b *bench) settledMemory(ctx context.Context) (float64, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	text := procField("/proc/"+strconv.Itoa(b.worker)+"/status", "VmRSS")
+	text := measure.ProcField("/proc/"+strconv.Itoa(b.Worker)+"/status", "VmRSS")
 	kilobytes, err := strconv.ParseFloat(strings.TrimSuffix(text, " kB"), 64)
 	if err != nil {
-		return 0, fmt.Errorf("the sidecar's worker (process %d) has ended", b.worker)
+		return 0, fmt.Errorf("the sidecar's worker (process %d) has ended", b.Worker)
 	}
 	return kilobytes * 1024 / 1e6, nil
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rowcast/rowcast/internal/measure"
 	"github.com/rowcast/rowcast/internal/postgres"
 )
 
@@ -16,12 +17,12 @@ const (
 )
 
 // measureParallel compares a sum of predictions over a large table, two parallel workers, with the same in one process.
-func measureParallel(ctx context.Context, b *bench) ([]Result, error) {
+func (b *bench) measureParallel(ctx context.Context) ([]measure.Result, error) {
 	const sql = "SELECT sum(ml.predict('" + small + "', features)) FROM bench.bulk"
 	samples := map[int][]float64{}
 	for range parallelRounds {
 		for _, workers := range []int{0, parallelWorkers} {
-			if _, err := b.conn.Exec(ctx, fmt.Sprintf("SET max_parallel_workers_per_gather = %d", workers)); err != nil {
+			if _, err := b.Conn.Exec(ctx, fmt.Sprintf("SET max_parallel_workers_per_gather = %d", workers)); err != nil {
 				return nil, postgres.Error(err)
 			}
 			if workers > 0 {
@@ -29,22 +30,22 @@ func measureParallel(ctx context.Context, b *bench) ([]Result, error) {
 					return nil, err
 				}
 			}
-			d, err := b.clock(ctx, sql)
+			d, err := b.Clock(ctx, sql)
 			if err != nil {
 				return nil, err
 			}
 			samples[workers] = append(samples[workers], d.Seconds())
 		}
 	}
-	if _, err := b.conn.Exec(ctx, "RESET max_parallel_workers_per_gather"); err != nil {
+	if _, err := b.Conn.Exec(ctx, "RESET max_parallel_workers_per_gather"); err != nil {
 		return nil, postgres.Error(err)
 	}
-	serial, parallel := median(samples[0]), median(samples[parallelWorkers])
-	return []Result{Result{
+	serial, parallel := measure.Median(samples[0]), measure.Median(samples[parallelWorkers])
+	return []measure.Result{measure.Result{
 		What:     fmt.Sprintf("sum(predict) of %d rows, %d parallel workers against serial", b.bulkRows, parallelWorkers),
 		Measured: fmt.Sprintf("%s against %s", seconds(parallel), seconds(serial)),
-		Ratio:    medianRatio(samples[0], samples[parallelWorkers]), Numbers: map[string]float64{"parallel_s": parallel, "serial_s": serial},
-	}.atLeast(1.7, 0)}, nil
+		Ratio:    measure.MedianRatio(samples[0], samples[parallelWorkers]), Numbers: map[string]float64{"parallel_s": parallel, "serial_s": serial},
+	}.AtLeast(1.7, 0)}, nil
 }
 
 func seconds(s float64) string {
@@ -53,7 +54,7 @@ func seconds(s float64) string {
 
 // checkParallel makes sure that the planner chose a parallel plan that predicts in the workers.
 func (b *bench) checkParallel(ctx context.Context, sql string) error {
-	rows, err := b.conn.Query(ctx, "EXPLAIN (COSTS off) "+sql)
+	rows, err := b.Conn.Query(ctx, "EXPLAIN (COSTS off) "+sql)
 	if err != nil {
 		return postgres.Error(err)
 	}

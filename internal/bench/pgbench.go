@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rowcast/rowcast/internal/measure"
 	"github.com/rowcast/rowcast/internal/postgres"
 )
 
@@ -23,7 +24,7 @@ var errNoPgbench = errors.New("pgbench is not installed: on Debian it comes with
 	"ROWCAST_PG_BIN may name a folder that has it")
 
 // measurePgbench compares the rate of prepared predictions with that of SELECT 1, eight clients each.
-func measurePgbench(ctx context.Context, b *bench) ([]Result, error) {
+func (b *bench) measurePgbench(ctx context.Context) ([]measure.Result, error) {
 	program, err := findPgbench(ctx)
 	if err != nil {
 		return nil, err
@@ -42,16 +43,16 @@ func measurePgbench(ctx context.Context, b *bench) ([]Result, error) {
 			rates[s.name] = append(rates[s.name], rate)
 		}
 	}
-	predict, one := median(rates["predict"]), median(rates["select 1"])
-	return []Result{Result{
+	predict, one := measure.Median(rates["predict"]), measure.Median(rates["select 1"])
+	return []measure.Result{measure.Result{
 		What:     fmt.Sprintf("pgbench, %d clients, prepared predict against SELECT 1", clients),
 		Measured: fmt.Sprintf("%.0f against %.0f a second", predict, one),
-		Ratio:    medianRatio(rates["predict"], rates["select 1"]), Numbers: map[string]float64{"predict_tps": predict, "select_1_tps": one},
-	}.atLeast(0.20, 0.25)}, nil
+		Ratio:    measure.MedianRatio(rates["predict"], rates["select 1"]), Numbers: map[string]float64{"predict_tps": predict, "select_1_tps": one},
+	}.AtLeast(0.20, 0.25)}, nil
 }
 
 func (b *bench) pgbench(ctx context.Context, program, name, script string) (rate float64, err error) {
-	file := filepath.Join(b.dir, strings.ReplaceAll(name, " ", "_")+".sql")
+	file := filepath.Join(b.Dir, strings.ReplaceAll(name, " ", "_")+".sql")
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		return 0, err
 	}

@@ -7,13 +7,14 @@ import (
 
 	ort "github.com/yalue/onnxruntime_go" //nolint:depguard // the baseline is the binding as anybody would use it
 
+	"github.com/rowcast/rowcast/internal/measure"
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/postgres"
 )
 
 // measureScalar compares predict of a small model, one session, one row a call, with what a call costs at the very least: a gateway call that does
 // nothing, and ONNX Runtime called from Go on the same row.
-func measureScalar(ctx context.Context, b *bench) ([]Result, error) {
+func (b *bench) measureScalar(ctx context.Context) ([]measure.Result, error) {
 	loops := []struct{ name, sql string }{
 		{"array", "SELECT sum(ml.predict('" + small + "', features)) FROM bench.one"},
 		{"noop", "SELECT count(" + b.dblink + ".dblink_exec('rowcast', ml_private.sign(g.key, 'N'), false)) FROM bench.one, ml_private.gateway g"},
@@ -28,12 +29,12 @@ func measureScalar(ctx context.Context, b *bench) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	direct, err := newDirect(b.smallModel(), len(rows[0]))
+	direct, err := newDirect(b.smallModel, len(rows[0]))
 	if err != nil {
 		return nil, err
 	}
 	defer direct.close()
-	pooled, err := b.runtime.NewSession(b.smallModel())
+	pooled, err := b.Runtime.NewSession(b.smallModel)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +45,7 @@ func measureScalar(ctx context.Context, b *bench) ([]Result, error) {
 	}
 	for round := range b.rounds + 1 {
 		for _, l := range loops {
-			d, err := b.clock(ctx, l.sql)
+			d, err := b.Clock(ctx, l.sql)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", l.name, err)
 			}
@@ -73,7 +74,7 @@ func measureScalar(ctx context.Context, b *bench) ([]Result, error) {
 	}
 	us := map[string]float64{}
 	for name, s := range samples {
-		us[name] = median(s)
+		us[name] = measure.Median(s)
 	}
 	// How two things compare is the median over the rounds of their ratio in one round: a round is short, so that what else the machine does slows
 	// both sides of it.
@@ -86,13 +87,13 @@ func measureScalar(ctx context.Context, b *bench) ([]Result, error) {
 			}
 			ratios[i] = samples[name][i] / sum
 		}
-		return median(ratios)
+		return measure.Median(ratios)
 	}
 	numbers := map[string]float64{
 		"predict_us": us["array"], "noop_us": us["noop"], "noop_signed_beforehand_us": us["noop, signed beforehand"], "onnxruntime_us": us["direct"],
 		"noop_by_function_us": us["noop by function"], "onnxruntime_pooled_us": us["pooled"], "record_us": us["record"], "jsonb_us": us["jsonb"], "text_us": us["text"],
 	}
-	results := []Result{Result{
+	results := []measure.Result{measure.Result{
 		What:     "scalar predict, by array, against no-op call + ONNX Runtime",
 		Measured: fmt.Sprintf("%.1f µs against %.1f + %.1f µs", us["array"], us["noop"], us["direct"]),
 		Ratio:    against("array", "noop", "direct"), Numbers: numbers,
@@ -103,9 +104,9 @@ func measureScalar(ctx context.Context, b *bench) ([]Result, error) {
 			fmt.Sprintf("with a code computed beforehand it takes %.1f µs, and ONNX Runtime by Rowcast's pooled tensors %.1f µs: ratio %.2f",
 				us["noop, signed beforehand"], us["pooled"], against("array", "noop, signed beforehand", "pooled")),
 		},
-	}.atMost(1.25, "")}
+	}.AtMost(1.25, "")}
 	for _, form := range []string{"record", "jsonb", "text"} {
-		results = append(results, Result{
+		results = append(results, measure.Result{
 			What:     "  the same by " + form,
 			Measured: fmt.Sprintf("%.1f µs", us[form]), Ratio: against(form, "noop", "direct"),
 		})
@@ -117,7 +118,7 @@ func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsec
 
 // smallRows are the rows that the SQL loops use.
 func (b *bench) smallRows(ctx context.Context) ([][]float32, error) {
-	rows, err := b.conn.Query(ctx, "SELECT features::real[] FROM bench.one")
+	rows, err := b.Conn.Query(ctx, "SELECT features::real[] FROM bench.one")
 	if err != nil {
 		return nil, postgres.Error(err)
 	}

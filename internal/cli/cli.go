@@ -25,6 +25,9 @@ const (
 	exitUsage   = 2
 )
 
+// usageFails annotates a command whose exit status 2 means something else: not understood is 1 there.
+const usageFails = "usage-fails"
+
 // exitStatus ends the program with a status and prints nothing more.
 type exitStatus int
 
@@ -71,6 +74,9 @@ func Main(version string, args []string, in io.Reader, out, errOut io.Writer) in
 	var usage usageError
 	if !a.parsed || errors.As(err, &usage) { // not parsed: one of cobra's own, an unknown command or flag, or a wrong number of arguments
 		printf(errOut, "   usage: %s\n    help: %s --help\n", cmd.UseLine(), cmd.CommandPath())
+		if _, taken := cmd.Annotations[usageFails]; taken {
+			return exitFailure
+		}
 		return exitUsage
 	}
 	return exitFailure
@@ -89,7 +95,8 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
   rowcast migrate up                             install Rowcast into DATABASE_URL
   rowcast serve                                  run the sidecar
   rowcast model register churn churn.onnx        a file becomes a version
-  rowcast model promote churn 2                  version 2 becomes the champion`,
+  rowcast model promote churn 2                  version 2 becomes the champion
+  rowcast score churn --source customers --target churn_scores --key id`,
 		Version:       a.version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -101,7 +108,8 @@ The database is DATABASE_URL (or --database-url, or the PG* variables). No datab
 	root.SetErr(a.errOut)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "", "database (default $DATABASE_URL, else the PG* variables)")
-	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.reportCommand(), a.gatewayCommand())
+	root.AddCommand(a.devCommand(), a.serveCommand(), a.migrateCommand(), a.modelCommand(), a.scoreCommand(), a.jobCommand(), a.scheduleCommand(),
+		a.reportCommand(), a.gatewayCommand())
 	return root
 }
 

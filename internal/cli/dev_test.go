@@ -100,7 +100,7 @@ func TestDevRunsACommandAndReturnsItsStatus(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"postgres", "rowcast"}, variables[2:4])
 	require.Contains(t, variables[4], "postgres://")
-	require.Equal(t, "No models yet. Register one: rowcast model register NAME FILE.onnx", lines[2], "the schema is there")
+	require.Equal(t, "No models yet. Register one: rowcast model register NAME FILE", lines[2], "the schema is there")
 	require.Regexp(t, "^rowcast-pg-[0-9]+$", lines[3], "the cluster lives in the project's folder")
 	p.leavesNothing(t)
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,34 +44,44 @@ type database struct {
 func served(t *testing.T) database {
 	t.Helper()
 	db := database{pgtest.New(t)}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := l.Addr().String()
-	require.NoError(t, l.Close())
-	db.does(t, "migrate", "up", "--gateway", address)
+	db.does(t, "migrate", "up", "--gateway", freeAddress(t))
+	db.serve(t)
+	return db
+}
 
+// serve starts a sidecar, which stops when the test ends or by the function that is returned, whichever is first.
+func (db database) serve(t *testing.T) (stop func()) {
+	t.Helper()
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "ready"), Net: "unixgram"})
 	require.NoError(t, err)
 	defer func() { _ = ready.Close() }()
-	self, err := os.Executable()
-	require.NoError(t, err)
 	var log bytes.Buffer
-	cmd := exec.Command(self, "serve")
-	cmd.Env = append(os.Environ(), envProgram+"=1", "DATABASE_URL="+db.URL, "NOTIFY_SOCKET="+ready.LocalAddr().String(),
-		"ROWCAST_HTTP=-", "ROWCAST_SOCKET_DIR=-", "ROWCAST_POLL=1s")
+	cmd := db.program(t, "serve")
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+ready.LocalAddr().String(), "ROWCAST_HTTP=-", "ROWCAST_SOCKET_DIR=-", "ROWCAST_POLL=1s")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, cmd.Wait(), "%s", &log)
 		if t.Failed() {
 			t.Logf("sidecar's log:\n%s", &log)
 		}
 	})
+	t.Cleanup(stop)
 	require.NoError(t, ready.SetReadDeadline(time.Now().Add(30*time.Second)))
 	_, err = ready.Read(make([]byte, 64))
 	require.NoError(t, err, "the sidecar did not become ready")
-	return db
+	return stop
+}
+
+// program makes a command of the command line in a process of its own.
+func (db database) program(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), envProgram+"=1", "DATABASE_URL="+db.URL)
+	return cmd
 }
 
 // rowcast runs the command line and returns its exit status and what it printed.
@@ -117,3 +128,12 @@ var times = regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]
 
 // timeless replaces points in time, which no test can foresee.
 func timeless(s string) string { return times.ReplaceAllString(s, "TIME") }
+
+// freeAddress is one on which nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	return l.Addr().String()
+}

@@ -23,7 +23,7 @@ func (a *app) modelCommand() *cobra.Command {
   rowcast model list
   rowcast model promote churn 2`
 	c.AddCommand(
-		a.registerCommand(), a.uploadCommand(), a.downloadCommand(),
+		a.registerCommand(), a.uploadCommand(), a.downloadCommand(), a.migrationCommand(),
 		a.modelList(), a.modelShow(), a.modelAlias(), a.modelPromote(), a.modelRollback(), a.modelDrop(), a.modelRelease(),
 		a.modelRight("grant", "Let a role, or PUBLIC, use a model", (*registry.Catalog).Grant, "%s may use %s now.\n"),
 		a.modelRight("revoke", "Take back what grant gave", (*registry.Catalog).Revoke, "%s may no longer use %s by a grant of its own.\n"),
@@ -80,7 +80,7 @@ func (a *app) modelList() *cobra.Command {
 				return a.report(cmd, models, "")
 			}
 			if len(models) == 0 {
-				printf(a.out, "No models yet. Register one: rowcast model register NAME FILE.onnx\n")
+				printf(a.out, "No models yet. Register one: rowcast model register NAME FILE\n")
 				return nil
 			}
 			t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
@@ -146,6 +146,9 @@ func (a *app) show(m *registry.Model, v *db.VersionsRow) error {
 	if s.Target != "" {
 		printf(t, "Target\t%s\n", s.Target)
 	}
+	if v.SourceSha256 != "" {
+		printf(t, "Made of\t%s, %s, SHA-256 %s\n", v.Format, size(v.SourceSize), v.SourceSha256)
+	}
 	for i, f := range s.Features {
 		printf(t, "%s\t%s %s%s\n", heading("Features", i), f.Name, f.Type, feature(f))
 	}
@@ -161,18 +164,18 @@ func (a *app) show(m *registry.Model, v *db.VersionsRow) error {
 		return err
 	}
 	if len(m.Versions) == 0 {
-		printf(a.out, "\nNo versions. Register one: rowcast model register %s FILE.onnx\n", m.Model)
+		printf(a.out, "\nNo versions. Register one: rowcast model register %s FILE\n", m.Model)
 		return nil
 	}
 	printf(a.out, "\n")
 	t = tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	printf(t, "VERSION\tALIASES\tSIZE\tSHA-256\tREGISTERED\tBY\tSTATE\n")
+	printf(t, "VERSION\tALIASES\tFORMAT\tSIZE\tSHA-256\tREGISTERED\tBY\tSTATE\n")
 	for _, v := range m.Versions {
 		state := "ok"
 		if v.QuarantinedAt != nil {
 			state = "quarantined: " + optional(v.QuarantineReason)
 		}
-		printf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Version, dash(strings.Join(v.Aliases, ", ")), size(v.Size), v.Sha256[:12],
+		printf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Version, dash(strings.Join(v.Aliases, ", ")), v.Format, size(v.Size), v.Sha256[:12],
 			v.CreatedAt.Local().Format(time.DateTime), v.CreatedBy, state)
 	}
 	return t.Flush()

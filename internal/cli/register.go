@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -11,33 +12,37 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/rowcast/rowcast/internal/convert"
 	"github.com/rowcast/rowcast/internal/registry"
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
 // registered is what register prints with --json.
 type registered struct {
-	Model   string   `json:"model"`
-	Version int      `json:"version"`
-	SHA256  string   `json:"sha256"`
-	Aliases []string `json:"aliases"`
+	Model        string   `json:"model"`
+	Version      int      `json:"version"`
+	SHA256       string   `json:"sha256"`
+	Format       string   `json:"format,omitempty"`        // where the file was converted
+	SourceSHA256 string   `json:"source_sha256,omitempty"` // of the file, where it was converted
+	Aliases      []string `json:"aliases"`
 }
 
 func (a *app) registerCommand() *cobra.Command {
 	var f optionFlags
-	c := a.catalogCommand("register [NAME] FILE.onnx", "Register a model file as the model's next version", "rowcast model register churn churn.onnx",
+	c := a.catalogCommand("register [NAME] FILE", "Register a model file, or an MLflow folder, as the model's next version", "rowcast model register churn churn.onnx",
 		cobra.RangeArgs(1, 2),
 		func(ctx context.Context, cmd *cobra.Command, c *registry.Catalog, args []string) error {
 			path := args[len(args)-1]
-			file, err := os.Open(path)
-			if err != nil {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read the model file").WithCause(err)
-			}
-			defer func() { _ = file.Close() }()
-			options, from, err := f.options(path)
+			m, err := openModel(path)
 			if err != nil {
 				return err
 			}
+			defer m.close()
+			options, from, err := f.options(m.beside)
+			if err != nil {
+				return err
+			}
+			options = m.under(options)
 			if len(args) == 2 {
 				options.Name = args[0]
 			}
@@ -45,7 +50,7 @@ func (a *app) registerCommand() *cobra.Command {
 				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "what is the model's name?").
 					WithHint("rowcast model register NAME %s, or a line name: NAME in %s.", path, from)}
 			}
-			version, sha, err := c.Register(ctx, options.Name, file, options, a.progress("uploading"))
+			version, _, err := c.Register(ctx, options.Name, m.file, options, a.progress("uploading"))
 			if err != nil {
 				return err
 			}
@@ -57,15 +62,26 @@ func (a *app) registerCommand() *cobra.Command {
 			if len(v.Aliases) == 0 {
 				note = "Make it the champion with: rowcast model promote " + options.Name + " " + optional(&version)
 			}
-			return a.report(cmd, registered{options.Name, version, sha, v.Aliases}, "%s version %d registered: %s, %d features, %s.\n%s\n",
-				options.Name, version, v.Task, len(v.Features), size(v.Size), note)
+			r := registered{Model: options.Name, Version: version, SHA256: v.Sha256, Aliases: v.Aliases}
+			was := ""
+			if v.SourceSha256 != "" {
+				r.Format, r.SourceSHA256 = v.Format, v.SourceSha256
+				was = ", converted from " + v.Format
+			}
+			return a.report(cmd, r, "%s version %d registered: %s, %d features, %s%s.\n%s\n",
+				options.Name, version, v.Task, len(v.Features), size(v.Size), was, note)
 		})
 	c.Long = `Registers a model file as the model's next version. The sidecar checks it in a process of its own and runs it once; nothing is stored when it
 refuses. The first version becomes the champion, a later one waits for promote.
 
-What the graph does not say (names of features, which may be missing, labels, …) comes from model.yaml beside the file, or from flags, which win.
-NAME may be left out where model.yaml has it.`
+FILE is an ONNX file, a model of XGBoost (JSON or UBJ) or LightGBM (text), or an MLflow model folder, also packed as zip, tar or tar.gz. What it is, its
+content says. The sidecar converts what is not ONNX; the file itself is kept (rowcast model download --original). Pickles are code and are refused.
+
+What the file does not say (names of features, which may be missing, labels, …) comes from model.yaml beside the file or in the folder, or from flags,
+which win. NAME may be left out where model.yaml has it; an MLflow model goes by its registered name or its folder's.`
 	c.Example = `  rowcast model register churn churn.onnx
+  rowcast model register churn churn.ubj
+  rowcast model register mlruns/0/models/m-5f1c/artifacts
   rowcast model register models/iris/model.onnx
   rowcast model register churn churn.onnx --feature age:real --feature plan:text=free --label stays --label leaves`
 	f.add(c)
@@ -202,23 +218,6 @@ func (a *app) progress(what string) func(done, total int64) {
 	}
 }
 
-func (a *app) uploadCommand() *cobra.Command {
-	return a.catalogCommand("upload FILE", "Store a model file by its SHA-256, for ml.register_artifact; goes on where it was interrupted",
-		"rowcast model upload churn.onnx", cobra.ExactArgs(1),
-		func(ctx context.Context, cmd *cobra.Command, c *registry.Catalog, args []string) error {
-			file, err := os.Open(args[0])
-			if err != nil {
-				return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read the model file").WithCause(err)
-			}
-			defer func() { _ = file.Close() }()
-			sha, _, err := c.Upload(ctx, file, a.progress("uploading"))
-			if err != nil {
-				return err
-			}
-			return a.report(cmd, map[string]string{"sha256": sha}, "%s\n", sha)
-		})
-}
-
 func (a *app) downloadCommand() *cobra.Command {
 	c := a.catalogCommand("download NAME[@VERSION|@ALIAS] [FILE]", "Write a version's model file, checked against its SHA-256",
 		"rowcast model download churn@3 churn.onnx", cobra.RangeArgs(1, 2),
@@ -227,24 +226,53 @@ func (a *app) downloadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			path := name + "-" + optional(&v.Version) + ".onnx"
-			if len(args) == 2 {
-				path = args[1]
+			original, _ := cmd.Flags().GetBool("original")
+			path := func(start []byte) string {
+				if len(args) == 2 {
+					return args[1]
+				}
+				return name + "-" + optional(&v.Version) + extension(v.Format, original, start)
 			}
-			if err := download(ctx, c, registry.VersionRef(name, int(v.Version)), path); err != nil {
+			written, sha, err := download(ctx, c, registry.VersionRef(name, int(v.Version)), original, path)
+			if err != nil {
 				return err
 			}
-			return a.report(cmd, map[string]any{"model": name, "version": v.Version, "sha256": v.Sha256, "file": path},
-				"%s version %d written to %s (SHA-256 %s).\n", name, v.Version, path, v.Sha256)
+			return a.report(cmd, map[string]any{"model": name, "version": v.Version, "sha256": sha, "file": written},
+				"%s version %d written to %s (SHA-256 %s).\n", name, v.Version, written, sha)
 		})
+	c.Flags().Bool("original", false, "the file that was registered, where it was converted to ONNX")
 	return c
 }
 
-// download writes to a file beside path and renames it once the hash is right.
-func download(ctx context.Context, c *registry.Catalog, ref, path string) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), ".rowcast-download-*")
+// extension is what a file of the format is usually called; start is its first bytes.
+func extension(format string, original bool, start []byte) string {
+	if !original {
+		return ".onnx"
+	}
+	switch convert.Format(format) {
+	case convert.FormatXGBoostJSON:
+		return ".json"
+	case convert.FormatXGBoostUBJ:
+		return ".ubj"
+	case convert.FormatLightGBM:
+		return ".txt"
+	case convert.FormatONNX:
+		return ".onnx"
+	}
+	switch {
+	case bytes.HasPrefix(start, []byte("PK")):
+		return ".zip"
+	case bytes.HasPrefix(start, []byte("\x1f\x8b")):
+		return ".tar.gz"
+	}
+	return ".tar"
+}
+
+// download writes to a file beside the path that it asks for with the first bytes, and renames it once the hash is right.
+func download(ctx context.Context, c *registry.Catalog, ref string, original bool, path func(start []byte) string) (written, sha string, err error) {
+	file, err := os.CreateTemp(filepath.Dir(path(nil)), ".rowcast-download-*")
 	if err != nil {
-		return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot write the model file").WithCause(err)
+		return "", "", rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot write the model file").WithCause(err)
 	}
 	defer func() {
 		if err != nil {
@@ -252,17 +280,20 @@ func download(ctx context.Context, c *registry.Catalog, ref, path string) (err e
 			_ = os.Remove(file.Name())
 		}
 	}()
-	if _, err := c.Download(ctx, ref, file); err != nil {
-		return err
+	if sha, err = c.Download(ctx, ref, original, file); err != nil {
+		return "", "", err
 	}
+	start := make([]byte, 4)
+	n, _ := file.ReadAt(start, 0) // shorter files have no such start
+	written = path(start[:n])
 	for _, step := range []func() error{
 		func() error { return file.Chmod(0o644) },
 		file.Close,
-		func() error { return os.Rename(file.Name(), path) },
+		func() error { return os.Rename(file.Name(), written) },
 	} {
 		if err := step(); err != nil {
-			return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot write %s", path).WithCause(err)
+			return "", "", rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot write %s", written).WithCause(err)
 		}
 	}
-	return nil
+	return written, sha, nil
 }

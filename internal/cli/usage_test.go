@@ -12,7 +12,9 @@ import (
 )
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range [][]string{{}, {"help"}, {"--help"}, {"model"}, {"model", "register", "--help"}, {"dev", "--help"}, {"help", "migrate", "up"}} {
+	for _, args := range [][]string{{}, {"help"}, {"--help"}, {"model"}, {"model", "register", "--help"}, {"dev", "--help"}, {"help", "migrate", "up"},
+		{"score", "--help"}, {"job"}, {"job", "watch", "--help"}, {"schedule"}, {"schedule", "add", "--help"},
+	} {
 		status, out, errOut := rowcast(args...)
 		require.Zero(t, status, "%v", args)
 		require.Empty(t, errOut)
@@ -43,6 +45,18 @@ func TestUsageErrors(t *testing.T) {
 		"model register":                     "accepts between 1 and 2 arg(s), received 0",
 		"model download":                     "accepts between 1 and 2 arg(s), received 0",
 		"model grant iris":                   "accepts 2 arg(s), received 1",
+		"job bogus":                          `unknown command "bogus" for "rowcast job"`,
+		"job show":                           "accepts 1 arg(s), received 0",
+		"job watch twelve":                   `ID must be a whole number of at least 1, not "twelve"`,
+		"job cancel 0":                       `ID must be a whole number of at least 1, not "0"`,
+		"schedule bogus":                     `unknown command "bogus" for "rowcast schedule"`,
+		"schedule add nightly":               "accepts 3 arg(s), received 1",
+		"schedule add n @daily iris":         "--source is missing",
+		"score":                              "accepts 1 arg(s), received 0",
+		"score iris":                         "--source is missing",
+		"score iris --source iris":           "--target is missing",
+		"score iris --source i --target t":   "--key is missing",
+		"score iris --bogus":                 "unknown flag: --bogus",
 		"migrate down":                       "accepts 1 arg(s), received 0",
 		"migrate down 0":                     `N must be a whole number of at least 1, not "0"`,
 		"migrate goto latest":                `VERSION must be a whole number of at least 1, not "latest"`,
@@ -61,7 +75,18 @@ func TestUsageErrors(t *testing.T) {
 			require.Contains(t, errOut, "--help\n")
 		})
 	}
-	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 5")
+	for flags, says := range map[string]string{
+		"--replace --append":                 "--replace and --append contradict each other",
+		"--replace --new-rows":               "--replace contradicts --new-rows and --since",
+		"--replace --since updated_at":       "--replace contradicts --new-rows and --since",
+		"--on-error ignore":                  `--on-error must be stop or skip, not "ignore"`,
+		"--chunk-rows -1":                    "--chunk-rows must be at least 1, not -1",
+		"--chunk-rows many":                  `invalid argument "many" for "--chunk-rows" flag`,
+		"--json --detach --replace --append": "--replace and --append contradict each other",
+	} {
+		require.Contains(t, db.fails(t, 2, strings.Fields("score iris --source i --target t --key id "+flags)...), "rowcast: "+says, flags)
+	}
+	require.Contains(t, db.fails(t, 1, "migrate", "goto", "99"), "there is no migration 99, the latest is 6")
 }
 
 func TestADatabaseThatIsDown(t *testing.T) {
@@ -72,6 +97,7 @@ func TestADatabaseThatIsDown(t *testing.T) {
 	for _, line := range []string{
 		"model list", "model list --json", "model show iris", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"),
 		"migrate up", "migrate down all", "migrate version", "gateway rotate",
+		"score iris --source iris --target scores --key id", "job list", "job watch 1", "schedule list", "schedule remove nightly",
 	} {
 		status, out, errOut := rowcast(append(strings.Fields(line), "--database-url", "postgres://me:secret@"+address+"/shop")...)
 		require.Equal(t, 1, status, line)
@@ -90,21 +116,23 @@ func TestADatabaseThatIsDown(t *testing.T) {
 
 func TestADatabaseWithoutRowcast(t *testing.T) {
 	db := database{pgtest.NewEmpty(t)}
-	for _, line := range []string{"model list", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"), "gateway rotate"} {
+	for _, line := range []string{"model list", "model promote iris 1", "model register iris " + demo("iris", "model.onnx"), "gateway rotate",
+		"score iris --source iris --target scores --key id", "job list", "job cancel 1", "schedule list",
+	} {
 		require.Contains(t, db.fails(t, 1, strings.Fields(line)...), "rowcast migrate up", line)
 	}
-	require.Equal(t, "version 0 of 5\n", db.does(t, "migrate", "version"))
+	require.Equal(t, "version 0 of 6\n", db.does(t, "migrate", "version"))
 	out := db.does(t, "migrate", "up")
-	require.Contains(t, out, "schema from version 0 to 5\nSQL functions replaced\n")
+	require.Contains(t, out, "schema from version 0 to 6\nSQL functions replaced\n")
 	require.Contains(t, out, "search_path of database "+db.Name+" is now")
-	require.Equal(t, "schema at version 5 already\nSQL functions replaced\n", db.does(t, "migrate", "up"))
+	require.Equal(t, "schema at version 6 already\nSQL functions replaced\n", db.does(t, "migrate", "up"))
 	require.Contains(t, db.does(t, "model", "list"), "No models yet")
 	// No sidecar: what registers says so and stores nothing.
 	e := db.fails(t, 1, "model", "register", demo("iris", "model.onnx"))
 	require.Contains(t, e, "is not running")
 	require.Contains(t, e, "rowcast serve")
 	require.Zero(t, one[int](t, db, "SELECT count(*)::integer FROM ml_private.artifact"))
-	require.Contains(t, db.does(t, "migrate", "down", "all"), "schema from version 5 to 0\n")
+	require.Contains(t, db.does(t, "migrate", "down", "all"), "schema from version 6 to 0\n")
 	gone := database{&pgtest.Database{URL: strings.Replace(db.URL, db.Name, "no_such_database", 1)}}
 	require.Contains(t, gone.fails(t, 1, "model", "list"), "createdb no_such_database")
 }
@@ -126,10 +154,10 @@ func TestTheDatabaseComesFromTheFlagElseTheEnvironment(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	_, out := list()
-	require.Equal(t, "version 5 of 5\n", out, "the PG* variables")
+	require.Equal(t, "version 6 of 6\n", out, "the PG* variables")
 	t.Setenv("DATABASE_URL", other.URL)
 	_, out = list()
-	require.Equal(t, "version 0 of 5\n", out, "DATABASE_URL wins over them")
+	require.Equal(t, "version 0 of 6\n", out, "DATABASE_URL wins over them")
 	_, out = list("--database-url", named.URL)
-	require.Equal(t, "version 5 of 5\n", out, "the flag wins over both")
+	require.Equal(t, "version 6 of 6\n", out, "the flag wins over both")
 }

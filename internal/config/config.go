@@ -46,6 +46,8 @@ type Config struct {
 	RecordInterval time.Duration `yaml:"record_interval" help:"how often logged predictions are written"`
 	StopTimeout    time.Duration `yaml:"stop_timeout" help:"how long running calls may finish after the first stop signal"`
 
+	ScoreWorkers int `yaml:"score_workers" help:"parts of scoring jobs that run at a time; 0: this sidecar takes no part in them"`
+
 	ValidateMemory Bytes         `yaml:"validate_memory" help:"memory that a new model may use while it is validated"`
 	ValidateTime   time.Duration `yaml:"validate_time" help:"time that a new model may take while it is validated"`
 
@@ -70,6 +72,7 @@ func Default() Config {
 		RecordQueue:    10000,
 		RecordInterval: 50 * time.Millisecond,
 		StopTimeout:    20 * time.Second,
+		ScoreWorkers:   runtime.GOMAXPROCS(0) + 1,
 		ValidateMemory: 2 << 30,
 		ValidateTime:   20 * time.Second,
 		Threads:        1,
@@ -152,6 +155,8 @@ func (c *Config) Validate() error {
 		return bad("record_queue", c.RecordQueue, "At least one prediction must be able to wait.")
 	case c.RecordInterval < time.Millisecond || c.RecordInterval > time.Minute:
 		return bad("record_interval", c.RecordInterval, "Use 1ms to 1m.")
+	case c.ScoreWorkers < 0 || c.ScoreWorkers > 1000:
+		return bad("score_workers", c.ScoreWorkers, "Use 0 for none, or about one more than there are processors.")
 	case c.ValidateTime < time.Second:
 		return bad("validate_time", c.ValidateTime, "Use at least 1s.")
 	case c.ValidateMemory < 256<<20:

@@ -10,7 +10,7 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// verb is the first letter of a call's body. Five of them are rowcast.Verbs, three those in another shape, the rest is between the SQL
+// verb is the first letter of a call's body. Six of them are rowcast.Verbs, three those in another shape, the rest is between the SQL
 // functions and the gateway.
 type verb byte
 
@@ -23,6 +23,7 @@ const (
 	verbTagProba       = verb('Q') // as the three above, but answered as a scalar is: in the tag, or to be fetched
 	verbTagJSON        = verb('J')
 	verbTagInfer       = verb('I')
+	verbBatch          = verb(rowcast.VerbBatch)
 	verbNoop           = verb('N')
 	verbWait           = verb('W')
 	verbRaise          = verb('E')
@@ -31,14 +32,15 @@ const (
 	verbValidateUpload = verb('V')
 	verbValidateStored = verb('A')
 	verbDrop           = verb('D')
+	verbConverted      = verb('C') // a chunk of what the artifact was converted to, after V or A
 	verbLogged         = verb('L') // one of the five answered in the tag, whose prediction is logged
 )
 
 // known reports whether a call may start with v.
-func (v verb) known() bool { return strings.IndexByte("plPjiQJINWEFUVADL", byte(v)) >= 0 }
+func (v verb) known() bool { return strings.IndexByte("plPjiQJIBNWEFUVADCL", byte(v)) >= 0 }
 
 // row reports whether the answer is a row; the others are answered in the command tag.
-func (v verb) row() bool { return strings.IndexByte("PjiVAF", byte(v)) >= 0 }
+func (v verb) row() bool { return strings.IndexByte("PjiVAFC", byte(v)) >= 0 }
 
 // wants is what the engine is asked for.
 func (v verb) wants() rowcast.Verb {
@@ -63,6 +65,7 @@ type request struct {
 	format  rowcast.Format
 	payload string // features, hexadecimal chunk, or options
 	upload  string
+	chunk   int
 	sha256  [32]byte
 	log     string // header of a call that is logged; "" where it is not
 }
@@ -133,6 +136,13 @@ func parseBody(v verb, rest string) (request, *rowcast.Error) {
 		}
 		r.upload, r.payload = id, payload
 		return r, nil
+	case verbConverted:
+		n, err := strconv.ParseUint(rest, 10, 20)
+		if err != nil {
+			return r, malformed("chunk number")
+		}
+		r.chunk = int(n)
+		return r, nil
 	case verbDrop:
 		if !plainName(rest) {
 			return r, malformed("upload name")
@@ -181,9 +191,12 @@ func (r request) parseCall(rest string) (request, *rowcast.Error) {
 	if rest == "" {
 		return r, malformed("format")
 	}
-	switch r.format = rowcast.Format(rest[0]); r.format {
-	case rowcast.FormatArray, rowcast.FormatText, rowcast.FormatJSON, rowcast.FormatRecord:
-	default:
+	r.format = rowcast.Format(rest[0])
+	formats := "btjr"
+	if r.verb == verbBatch {
+		formats = "msc"
+	}
+	if strings.IndexByte(formats, rest[0]) < 0 {
 		return r, malformed("format")
 	}
 	r.payload = rest[1:]

@@ -17,6 +17,8 @@
 //
 //	p l P j i  SPEC NAME@VERSION TIMEOUT FORMAT PAYLOAD    predict, label, probabilities, JSON, infer; SPEC is 32 hexadecimal digits
 //	Q J I      the same as P j i, answered in the tag
+//	B          the same with many rows, answered in the tag or to be fetched; FORMAT is m, s or c, see package rowcast. Where an error is about
+//	           one row the answer is "!" and the error as JSON
 //	N          nothing: a ping
 //	W          wait on for the pending call
 //	E          raise the error that the last call stored
@@ -25,7 +27,7 @@
 //	A SHA256 OPTIONS                      validate an artifact that the database has already
 //	L HEADER LF CALL                      one of p l Q J I whose prediction is logged; HEADER says how and for whom
 //
-// p l Q J I N U D are answered in the command tag, which dblink_exec returns as text: the fastest way for a scalar. It is a status, followed by
+// p l Q J I B N U D are answered in the command tag, which dblink_exec returns as text: the fastest way for a scalar. It is a status, followed by
 // the value: "=" result, "!" error stored, "." pending, "~" result stored. P j i V A F are answered with one row (status, value). W is
 // answered as the call it waits for. L is answered as its CALL, but where the caller's transaction writes the log the value is a JSON object of
 // the answer and the row.

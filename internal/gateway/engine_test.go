@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -81,15 +82,21 @@ func (a *arithmetic) lastCause() error {
 // judge is a small validator.
 type judge struct{}
 
-func (judge) ValidateUpload(_ context.Context, artifact, options []byte) ([]byte, error) {
+func (judge) ValidateUpload(_ context.Context, artifact, options []byte) (report, converted []byte, err error) {
 	if len(artifact) == 0 {
-		return nil, rowcast.Errorf(rowcast.CodeArtifactRefused, "the file is empty")
+		return nil, nil, rowcast.Errorf(rowcast.CodeArtifactRefused, "the file is empty")
 	}
-	return fmt.Appendf(nil, `{"sha256": "%x", "options": %s}`, sha256.Sum256(artifact), options), nil
+	if text, ok := bytes.CutPrefix(artifact, []byte("convert ")); ok {
+		converted = bytes.Repeat(text, 1<<18)
+	}
+	return fmt.Appendf(nil, `{"sha256": "%x", "options": %s}`, sha256.Sum256(artifact), options), converted, nil
 }
 
-func (judge) ValidateStored(_ context.Context, sha [32]byte, options []byte) ([]byte, error) {
-	return fmt.Appendf(nil, `{"stored": "%x", "options": %s}`, sha, options), nil
+func (judge) ValidateStored(_ context.Context, sha [32]byte, options []byte) (report, converted []byte, err error) {
+	if sha[0] == 0xcc {
+		converted = []byte{1, 2, 3}
+	}
+	return fmt.Appendf(nil, `{"stored": "%x", "options": %s}`, sha, options), converted, nil
 }
 
 // start runs a gateway on a unix socket in its own folder and returns it with its engine; change may alter its options.

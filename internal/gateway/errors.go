@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"unicode/utf8"
@@ -89,6 +90,21 @@ func errorResponse(e *rowcast.Error) *pgproto3.ErrorResponse {
 		Detail:              wireText(detail),
 		Hint:                wireText(e.Hint),
 	}
+}
+
+// rowAnswer makes the answer to a batch out of an error about one of its rows, "!" and JSON: the SQL function that raises it knows the row's key.
+// Other errors come back as they are.
+func rowAnswer(dst []byte, err error) ([]byte, error) {
+	e := domainError(err)
+	if e.Row == 0 {
+		return dst, err
+	}
+	r := errorResponse(e)
+	text, fault := json.Marshal(map[string]any{"row": e.Row, "sqlstate": r.Code, "message": r.Message, "detail": r.Detail, "hint": r.Hint})
+	if fault != nil {
+		return dst, err
+	}
+	return append(append(dst, '!'), text...), nil
 }
 
 func fatalResponse(state, message string) *pgproto3.ErrorResponse {

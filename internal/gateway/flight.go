@@ -20,12 +20,13 @@ const (
 
 // flight is one call on its way through the engine. Its runner writes out and err; others may read them once done is closed.
 type flight struct {
-	verb     verb
-	call     rowcast.Call
-	artifact []byte // what verbValidateUpload judges
-	sha256   [32]byte
-	session  *session
-	held     int64 // bytes of the message, accounted for until the engine no longer needs them
+	verb      verb
+	call      rowcast.Call
+	artifact  []byte // what verbValidateUpload judges
+	converted []byte // what it, or a stored artifact, was turned into
+	sha256    [32]byte
+	session   *session
+	held      int64 // bytes of the message, accounted for until the engine no longer needs them
 
 	log       *rowcast.LogRequest // nil: the prediction is not logged
 	recording atomic.Bool         // it is made, and waits for the log to take it
@@ -70,7 +71,7 @@ func (s *session) fly(f *flight) error {
 	} else {
 		s.scratch = nil
 	}
-	return s.answer(f.verb.row(), out, err)
+	return s.answer(f.verb.row(), out, s.keepConverted(f, err))
 }
 
 // perform waits for a slot and runs the call.
@@ -99,6 +100,9 @@ func (g *Gateway) perform(f *flight, dst []byte) (out []byte, err error) {
 		out = dst
 	}
 	g.o.Metrics.finished(f.verb, time.Since(f.began), err)
+	if err != nil && f.verb == verbBatch {
+		return rowAnswer(out, err)
+	}
 	return out, err
 }
 
@@ -115,9 +119,11 @@ func (g *Gateway) run(f *flight, dst []byte) (out []byte, err error) {
 	}()
 	switch f.verb {
 	case verbValidateUpload:
-		return g.o.Validator.ValidateUpload(f.ctx, f.artifact, f.call.Payload)
+		out, f.converted, err = g.o.Validator.ValidateUpload(f.ctx, f.artifact, f.call.Payload)
+		return out, err
 	case verbValidateStored:
-		return g.o.Validator.ValidateStored(f.ctx, f.sha256, f.call.Payload)
+		out, f.converted, err = g.o.Validator.ValidateStored(f.ctx, f.sha256, f.call.Payload)
+		return out, err
 	}
 	return g.o.Engine.Do(f.ctx, &f.call, dst)
 }
@@ -220,7 +226,7 @@ func (s *session) wait() error {
 	}
 	s.pending = nil
 	s.flight.Store(nil)
-	return s.answer(f.verb.row(), f.out, f.err)
+	return s.answer(f.verb.row(), f.out, s.keepConverted(f, f.err))
 }
 
 // slots bound how many calls run and how many wait for that.

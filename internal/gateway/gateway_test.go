@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"testing"
@@ -311,6 +313,59 @@ func TestUploads(t *testing.T) {
 	status, value = c.row("A " + strings.Repeat("ab", 32) + " {}")
 	require.Equal(t, "=", status)
 	require.Contains(t, value, strings.Repeat("ab", 32))
+}
+
+// What an artifact was converted to takes its place and is fetched in chunks, by V's connection alone.
+func TestConvertedArtifacts(t *testing.T) {
+	g, _, dir := start(t, func(o *Options) { o.MaxUploadBytes = 4 << 20 })
+	c := connect(t, dir)
+	status, _ := c.row("C 0")
+	require.Equal(t, "!", status)
+	require.Equal(t, "42704", c.stored().Code)
+	c.tag("U a1 " + hex.EncodeToString([]byte("convert abcdef")))
+	status, _ = c.row("V a1 {}")
+	require.Equal(t, "=", status)
+	require.EqualValues(t, 6<<18, g.uploaded.Load(), "in place of the artifact")
+	var got []byte
+	for i := 0; ; i++ {
+		status, chunk := c.row(fmt.Sprintf("C %d", i))
+		require.Equal(t, "=", status)
+		if chunk == "" {
+			require.Equal(t, 2, i)
+			break
+		}
+		data, err := hex.DecodeString(chunk)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(data), 1<<20)
+		got = append(got, data...)
+	}
+	require.Equal(t, bytes.Repeat([]byte("abcdef"), 1<<18), got)
+	status, _ = c.row("C 999999")
+	require.Equal(t, "=", status, "past the end")
+	status, _ = connect(t, dir).row("C 0")
+	require.Equal(t, "!", status, "another connection")
+	status, _ = c.row("V a1 {}")
+	require.Equal(t, "!", status, "the artifact itself is gone")
+	require.Equal(t, "42704", c.stored().Code)
+	require.Equal(t, "=", c.tag("D a1"))
+	require.Zero(t, g.uploaded.Load())
+
+	status, _ = c.row("A cc" + strings.Repeat("ab", 31) + " {}")
+	require.Equal(t, "=", status)
+	_, chunk := c.row("C 0")
+	require.Equal(t, "010203", chunk)
+	require.Equal(t, "=1", c.tag("U a2 01"), "a new upload takes its place")
+	status, _ = c.row("C 0")
+	require.Equal(t, "!", status)
+
+	c.tag("U a3 " + hex.EncodeToString([]byte("convert "+strings.Repeat("x", 20))))
+	status, _ = c.row("V a3 {}")
+	require.Equal(t, "!", status, "5 MiB converted, where 4 are allowed")
+	require.Equal(t, "54000", c.stored().Code)
+	require.Zero(t, g.uploaded.Load())
+	status, _ = c.row("C x")
+	require.Equal(t, "!", status)
+	require.Equal(t, "08P01", c.stored().Code)
 }
 
 func TestRowVerbsInTheShapeOfScalars(t *testing.T) {

@@ -20,10 +20,11 @@ type Engine interface {
 	Do(ctx context.Context, call *rowcast.Call, dst []byte) ([]byte, error)
 }
 
-// Validator judges artifacts before registration. Options are JSON in the form of ml.register_model's options; the report is JSON.
+// Validator judges artifacts before registration. Options are JSON in the form of ml.register_model's options; the report is JSON. An artifact that is
+// not ONNX is converted: converted is what it became, nil where it stays as it is.
 type Validator interface {
-	ValidateUpload(ctx context.Context, artifact []byte, options []byte) ([]byte, error)
-	ValidateStored(ctx context.Context, sha [32]byte, options []byte) ([]byte, error)
+	ValidateUpload(ctx context.Context, artifact []byte, options []byte) (report, converted []byte, err error)
+	ValidateStored(ctx context.Context, sha [32]byte, options []byte) (report, converted []byte, err error)
 }
 
 // Options configure a Gateway. Only Listeners, Engine and Credentials (or Refresh) are needed; a zero value stands for the default beside it.

@@ -358,6 +358,8 @@ func (s *session) call(v verb, rest string) error {
 		return s.answer(false, nil, nil)
 	case verbUpload, verbDrop:
 		return s.changeUpload(r)
+	case verbConverted:
+		return s.convertedChunk(r.chunk)
 	case verbValidateUpload, verbValidateStored:
 		return s.validate(r)
 	}

@@ -10,11 +10,13 @@ import (
 	"github.com/rowcast/rowcast/internal/tensorjson"
 )
 
-// An answer reads the first row of a run's outputs and writes it. outputs are in the order of the signature.
+// An answer reads one row of a run's outputs and writes it. outputs are in the order of the signature.
 type answer struct {
 	model   *model
 	call    *rowcast.Call
 	outputs []onnx.Tensor
+	rows    int // of the run
+	row     int // that is read
 }
 
 // label is a class, a cluster, or an anomaly's -1 or 1.
@@ -44,11 +46,11 @@ func (a *answer) port(i int) (*onnx.Tensor, int) {
 		return nil, 0
 	}
 	t := &a.outputs[i]
-	n, rows := onnx.DataLen(t.Data), a.model.plan.rows
-	if n%rows != 0 {
+	n := onnx.DataLen(t.Data)
+	if n%a.rows != 0 {
 		return t, -1
 	}
-	return t, n / rows
+	return t, n / a.rows
 }
 
 // refuse says beforehand that a model of this signature has no answer to the verb, so that no run is spent on it.
@@ -118,7 +120,7 @@ func (a *answer) predict(dst []byte) ([]byte, error) {
 		if width != 1 {
 			return dst, severalValues(a.call, plural(width, "value"))
 		}
-		return appendElement(dst, t, 0), nil
+		return appendElement(dst, t, a.row), nil
 	case rowcast.TaskClassification, rowcast.TaskAnomaly, rowcast.TaskClustering:
 		l, err := a.class()
 		if err != nil {
@@ -174,7 +176,7 @@ func (a *answer) eachProbability(visit func(i int, p float64, bits int)) (int, e
 	labels := len(sig.Labels)
 	if labels == 2 && width == 1 {
 		// A sigmoid's single column is the probability of the second label. Its complement keeps the column's precision.
-		p, bits := onnx.FloatAt(t.Data, t.DType, 0)
+		p, bits := onnx.FloatAt(t.Data, t.DType, a.row)
 		q := 1 - p
 		if bits == 32 {
 			q = float64(1 - float32(p))
@@ -194,7 +196,7 @@ func (a *answer) eachProbability(visit func(i int, p float64, bits int)) (int, e
 				return 0, about(a.call, rowcast.CodeModelFailed, "gave no probability for the label %s", sig.Labels[i])
 			}
 		}
-		p, bits := onnx.FloatAt(t.Data, t.DType, at)
+		p, bits := onnx.FloatAt(t.Data, t.DType, a.row*width+at)
 		visit(i, p, bits)
 	}
 	return width, nil
@@ -248,25 +250,25 @@ func (a *answer) class() (label, error) {
 	var n int64
 	switch d := t.Data.(type) {
 	case []string:
-		return label{text: d[0], textual: true}, nil
+		return label{text: d[a.row], textual: true}, nil
 	case []int64:
-		n = d[0]
+		n = d[a.row]
 	case []int32:
-		n = int64(d[0])
+		n = int64(d[a.row])
 	case []int16:
-		n = int64(d[0])
+		n = int64(d[a.row])
 	case []int8:
-		n = int64(d[0])
+		n = int64(d[a.row])
 	case []uint64:
-		n = int64(d[0])
+		n = int64(d[a.row])
 	case []uint32:
-		n = int64(d[0])
+		n = int64(d[a.row])
 	case []uint8:
-		n = int64(d[0])
+		n = int64(d[a.row])
 	case []bool:
-		n = boolInt(d[0])
+		n = boolInt(d[a.row])
 	default:
-		f, _ := onnx.FloatAt(t.Data, t.DType, 0)
+		f, _ := onnx.FloatAt(t.Data, t.DType, a.row)
 		if f != math.Trunc(f) || math.Abs(f) > 1<<53 {
 			return label{}, about(a.call, rowcast.CodeModelFailed, "gave %s as a label", tensorjson.AppendDecimal(nil, f, 64))
 		}

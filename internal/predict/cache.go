@@ -241,17 +241,23 @@ func (e *Engine) open(ctx context.Context, en *entry) (*model, error) {
 	if err := e.reserve(en, spec, spec.Size); err != nil {
 		return nil, err
 	}
+	verify := func() error { return nil } // what was offered is what the database validated
 	if artifact == nil {
-		if artifact, err = e.source.Artifact(ctx, spec.SHA256, spec.Size); err != nil {
+		if artifact, verify, err = e.source.Artifact(ctx, spec.SHA256, spec.Size); err != nil {
 			return nil, asError(err)
 		}
 	}
-	if err := e.reserve(en, spec, costOf(artifact)); err != nil {
-		return nil, err
-	}
 	slot := e.tracker.Enter(spec.SHA256)
 	defer e.tracker.Leave(slot)
-	m, err := loadModel(e.runtime, spec, artifact)
+	// The first prediction of a large model waits for this, so the hash is computed beside the load. What is not what it names is told before anything
+	// that was made of it fails, and never runs.
+	m, err := e.loadBytes(en, spec, artifact)
+	if corrupt := verify(); corrupt != nil {
+		if err == nil {
+			_ = m.session.Close()
+		}
+		return nil, asError(corrupt)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -260,6 +266,14 @@ func (e *Engine) open(ctx context.Context, en *entry) (*model, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// loadBytes makes room for what the model takes beyond its bytes, and loads it.
+func (e *Engine) loadBytes(en *entry, spec *rowcast.Spec, artifact []byte) (*model, error) {
+	if err := e.reserve(en, spec, costOf(artifact)); err != nil {
+		return nil, err
+	}
+	return loadModel(e.runtime, spec, artifact)
 }
 
 // asError makes sure that the cause of a failed load has a code.

@@ -137,6 +137,11 @@ func TestAFailedLoadIsRememberedForASecond(t *testing.T) {
 	h.now.Add(1)
 	require.NoError(t, h.do(context.Background(), h.specs[0].Key))
 
+	h = newHouse(t, 1, EngineOptions{})
+	h.store.wrong = rowcast.Errorf(rowcast.CodeArtifactCorrupt, "the stored bytes do not have that hash")
+	require.Equal(t, rowcast.CodeArtifactCorrupt, code(t, h.do(context.Background(), h.specs[0].Key)))
+	require.False(t, h.engine.Loaded(h.specs[0].Key), "bytes that are not the artifact's were loaded and must not serve")
+
 	// What says nothing about the model is tried again at once.
 	h = newHouse(t, 1, EngineOptions{})
 	h.store.fail = rowcast.Errorf(rowcast.CodeUnavailable, "the database is away")

@@ -3,6 +3,7 @@ package predict
 import (
 	"fmt"
 	"math"
+	"strconv"
 
 	"github.com/rowcast/rowcast/internal/tensorjson"
 )
@@ -25,6 +26,7 @@ const (
 	cellFloat = cellKind(tensorjson.Array) + 1 + iota // an element of array_send
 	cellWord                                          // an element of an array literal: a number or a boolean, still text
 	cellText                                          // the raw text of a text overload
+	cellInt                                           // an integer column
 )
 
 // A cell is one value of a row before its feature's type is known.
@@ -32,6 +34,7 @@ type cell struct {
 	kind  cellKind
 	text  []byte
 	float float64
+	int   int64
 }
 
 func jsonCell(v tensorjson.Value) cell { return cell{kind: cellKind(v.Kind), text: v.Text} }
@@ -48,6 +51,8 @@ func (c cell) describe() string {
 		return "nothing"
 	case cellFloat:
 		return "the number " + string(tensorjson.AppendDecimal(nil, c.float, 64))
+	case cellInt:
+		return "the number " + strconv.FormatInt(c.int, 10)
 	case cellWord:
 		return fmt.Sprintf("%q", tensorjson.Excerpt(c.text))
 	case cellText:
@@ -62,6 +67,8 @@ func (c cell) number() (v float64, exceeds, known bool) {
 	switch c.kind {
 	case cellFloat:
 		return c.float, false, true
+	case cellInt:
+		return float64(c.int), false, true
 	case cellWord:
 		text := trimSpace(c.text)
 		if v, known = spelledNonFinite(text); known {
@@ -91,6 +98,8 @@ func (c cell) integer() (v int64, fraction, exceeds, known bool) {
 			return 0, true, false, true
 		}
 		return int64(f), false, false, true
+	case cellInt:
+		return c.int, false, false, true
 	case cellWord:
 		text := trimSpace(c.text)
 		if _, infinite := spelledNonFinite(text); infinite {
@@ -110,6 +119,8 @@ func (c cell) boolean() (v, known bool) {
 	switch c.kind {
 	case cellFloat:
 		return c.float == 1, c.float == 0 || c.float == 1
+	case cellInt:
+		return c.int == 1, c.int == 0 || c.int == 1
 	case cellString:
 		return parseBool(trimSpace(c.text))
 	case cellWord:

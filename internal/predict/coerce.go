@@ -7,12 +7,22 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// A filler writes one row into the first row of a model's input tensors.
+// A filler writes one row into a model's input tensors: the first row, or in a Frame any.
 type filler struct {
 	plan    *plan
 	call    *rowcast.Call
 	inputs  []onnx.Tensor
 	scratch *scratch
+	row     int
+	widths  []int // elements per row of each input; nil where row is always the first
+}
+
+// at is where f's value of the row goes in its tensor.
+func (r *filler) at(f *feature) int {
+	if r.row == 0 {
+		return f.column
+	}
+	return r.row*r.widths[f.input] + f.column
 }
 
 // store coerces v to f's type and writes it. The rules:
@@ -38,7 +48,7 @@ func (r *filler) store(f *feature, v cell) error {
 		if v.kind != cellString && v.kind != cellText && v.kind != cellWord {
 			return r.wrongType(f, v)
 		}
-		r.inputs[f.input].Data.([]string)[f.column] = string(v.text)
+		r.inputs[f.input].Data.([]string)[r.at(f)] = string(v.text)
 		return nil
 	case rowcast.TypeBoolean:
 		b, known := v.boolean()
@@ -65,7 +75,7 @@ func (r *filler) store(f *feature, v cell) error {
 		case math.IsInf(x, 0) && !r.plan.infinity:
 			return r.infinite(f, v)
 		}
-		switch onnx.SetFloat(r.inputs[f.input].Data, f.dtype, f.column, x) {
+		switch onnx.SetFloat(r.inputs[f.input].Data, f.dtype, r.at(f), x) {
 		case onnx.OutOfRange:
 			return r.outOfRange(f, v)
 		case onnx.Fractional:
@@ -76,7 +86,7 @@ func (r *filler) store(f *feature, v cell) error {
 }
 
 func (r *filler) storeInt(f *feature, v cell, n int64) error {
-	if !onnx.SetInt(r.inputs[f.input].Data, f.dtype, f.column, n) {
+	if !onnx.SetInt(r.inputs[f.input].Data, f.dtype, r.at(f), n) {
 		return r.outOfRange(f, v)
 	}
 	return nil
@@ -85,10 +95,10 @@ func (r *filler) storeInt(f *feature, v cell, n int64) error {
 // storeMissing writes what a model that takes missing values reads as one. Integers and booleans have no such value.
 func (r *filler) storeMissing(f *feature) bool {
 	if f.dtype == rowcast.String {
-		r.inputs[f.input].Data.([]string)[f.column] = ""
+		r.inputs[f.input].Data.([]string)[r.at(f)] = ""
 		return true
 	}
-	return onnx.SetFloat(r.inputs[f.input].Data, f.dtype, f.column, math.NaN()) == onnx.Fits
+	return onnx.SetFloat(r.inputs[f.input].Data, f.dtype, r.at(f), math.NaN()) == onnx.Fits
 }
 
 func boolInt(b bool) int64 {

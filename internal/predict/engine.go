@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,8 +18,8 @@ import (
 type Source interface {
 	// Spec returns the version's spec, or an error with CodeNotFound where no committed version has the key.
 	Spec(ctx context.Context, key string) (*rowcast.Spec, error)
-	// Artifact returns the bytes of an artifact after checking that they have the hash. The caller may keep them.
-	Artifact(ctx context.Context, sha [sha256.Size]byte, size int64) ([]byte, error)
+	// Artifact returns the bytes of an artifact, which the caller may keep. verify waits until they are known to have the hash, or says that they do not.
+	Artifact(ctx context.Context, sha [sha256.Size]byte, size int64) (data []byte, verify func() error, err error)
 }
 
 // Tracker remembers outside the process which artifact is running, so that after a crash it is known which one to suspect.
@@ -62,6 +63,7 @@ type Engine struct {
 	running atomic.Int64 // calls that hold a model
 	closing atomic.Bool  // lets the last call know that Close waits for it
 	scratch sync.Pool
+	helpers chan struct{} // a token per core beyond one that batches may take
 	counts  counters
 }
 
@@ -70,6 +72,7 @@ func NewEngine(rt *onnx.Runtime, src Source, o EngineOptions) *Engine {
 	e := &Engine{
 		runtime: rt, source: src, budget: o.MemoryBudget, tracker: o.Tracker, logger: o.Logger, now: o.Now,
 		entries: map[string]*entry{}, offers: map[string]*offer{}, quarantine: map[[sha256.Size]byte]string{}, idle: make(chan struct{}),
+		helpers: make(chan struct{}, max(runtime.GOMAXPROCS(0)-1, 0)),
 	}
 	if e.budget <= 0 {
 		e.budget = 2 << 30
@@ -100,12 +103,20 @@ func (noTracker) Leave(int)                   {}
 //	VerbProba    an array literal such as {0.1,0.9}
 //	VerbJSON     a JSON object
 //	VerbInfer    a JSON object with one array per output
+//	VerbBatch    see batch
 //
 // With an error dst comes back as it was. Every error is a *rowcast.Error whose message names the model.
 func (e *Engine) Do(ctx context.Context, c *rowcast.Call, dst []byte) ([]byte, error) {
 	en, err := e.acquire(ctx, c.Spec)
 	if err != nil {
 		return dst, withModel(c, err)
+	}
+	if c.Verb == rowcast.VerbBatch {
+		answer, err := e.batch(ctx, en, c, dst)
+		if err != nil {
+			return dst, withModel(c, err)
+		}
+		return answer, nil
 	}
 	defer e.release(en)
 	slot := e.tracker.Enter(en.sha)

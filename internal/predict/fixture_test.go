@@ -46,6 +46,7 @@ type store struct {
 	fetches   int
 	gate      chan struct{} // where set, Artifact waits for it
 	fail      error         // where set, Artifact returns it
+	wrong     error         // what verifying the bytes says
 }
 
 func newStore() *store {
@@ -67,24 +68,24 @@ func (s *store) Spec(_ context.Context, key string) (*rowcast.Spec, error) {
 	return nil, rowcast.Errorf(rowcast.CodeNotFound, "no version has the spec %s", key)
 }
 
-func (s *store) Artifact(ctx context.Context, sha [sha256.Size]byte, _ int64) ([]byte, error) {
+func (s *store) Artifact(ctx context.Context, sha [sha256.Size]byte, _ int64) ([]byte, func() error, error) {
 	s.mu.Lock()
 	s.fetches++
-	gate, err := s.gate, s.fail
+	gate, err, wrong := s.gate, s.fail, s.wrong
 	s.mu.Unlock()
 	if gate != nil {
 		select {
 		case <-gate:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.artifacts[sha], nil
+	return s.artifacts[sha], func() error { return wrong }, nil
 }
 
 // fixture is one model, ready to be called.

@@ -2,9 +2,13 @@ package predict
 
 import (
 	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"strconv"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -145,6 +149,50 @@ func FuzzArrayLiteral(f *testing.F) {
 		for i := range l.cells {
 			require.Equal(t, l.cells[i].kind, second.cells[i].kind)
 			require.Equal(t, string(l.cells[i].text), string(second.cells[i].text))
+		}
+	})
+}
+
+// FuzzBatch reads anything as a batch: nothing panics, nothing allocates more than the text could hold, and what is read has the shape that it says.
+func FuzzBatch(f *testing.F) {
+	column := func(oid uint32, values ...[]byte) []byte {
+		raw := binary.BigEndian.AppendUint32(nil, 1)
+		raw = binary.BigEndian.AppendUint32(raw, 1)
+		raw = binary.BigEndian.AppendUint32(raw, oid)
+		raw = binary.BigEndian.AppendUint32(raw, uint32(len(values)))
+		raw = binary.BigEndian.AppendUint32(raw, 1)
+		for _, v := range values {
+			if v == nil {
+				raw = binary.BigEndian.AppendUint32(raw, 1<<32-1)
+				continue
+			}
+			raw = append(binary.BigEndian.AppendUint32(raw, uint32(len(v))), v...)
+		}
+		return raw
+	}
+	text := func(raw []byte) string { return base64.StdEncoding.EncodeToString(raw) }
+	numbers, words := column(oidFloat8, pgFloat8(1.5), nil), column(oidText, []byte("12"), []byte("NaN"))
+	f.Add("c2 [\"a\",\"b\"]\n" + text(column(oidBytea, numbers, words)))
+	f.Add("c2 [\"a\"]\n" + text(column(oidBytea, column(oidNumeric, pgNumeric(f, "1.25"), pgNumeric(f, "-1e30")))))
+	f.Add("c1 []\n" + text(column(oidBytea)))
+	f.Add("c99999999999 []\n")
+	f.Add(`s{"names":["a","b","x"],"types":[701,25,1082]}`)
+	f.Add("m" + text([]byte{0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 2, 0xbd, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}))
+	artifact, sig := tiny(f, "zipmap_text", rowcast.Signature{Task: rowcast.TaskClassification, Layout: rowcast.LayoutMatrix, Features: reals("a", "b")})
+	sig.Features[1].Default = json.RawMessage("2.5")
+	fix := newFixture(f, "zip", artifact, sig)
+	f.Fuzz(func(t *testing.T, payload string) {
+		if payload == "" {
+			return
+		}
+		c := &rowcast.Call{Verb: rowcast.VerbBatch, Spec: fix.spec.Key, Model: "zip", Version: 1, Format: rowcast.Format(payload[0]), Payload: []byte(payload[1:])}
+		out, err := fix.engine.Do(context.Background(), c, nil)
+		require.Zero(t, fix.engine.Stats().Running)
+		if err == nil && c.Format == rowcast.FormatColumns {
+			_, _, rows, err := readColumns(c.Payload)
+			require.NoError(t, err)
+			list, _, _ := strings.Cut(string(out), " ")
+			require.Equal(t, rows, strings.Count(list, ",")+1)
 		}
 	})
 }

@@ -115,7 +115,7 @@ func (m *model) predict(ctx context.Context, c *rowcast.Call, s *scratch, dst []
 	if err := b.Run(ctx); err != nil {
 		return dst, withModel(c, err)
 	}
-	a := answer{model: m, call: c, outputs: m.inOrder(b.Outputs())}
+	a := answer{model: m, call: c, outputs: m.inOrder(b.Outputs()), rows: m.plan.rows}
 	if dst, err = a.write(dst); err == nil && c.Observe != nil {
 		a.observe(c.Observe, b.Inputs())
 		if c.Key != "" && c.Format == rowcast.FormatRecord {

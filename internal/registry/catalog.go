@@ -22,39 +22,8 @@ type Catalog struct{ q *db.Queries }
 // NewCatalog makes a Catalog on pool.
 func NewCatalog(pool *pgxpool.Pool) *Catalog { return &Catalog{q: db.New(pool)} }
 
-// Upload stores the file's bytes under their SHA-256, from where an earlier upload stopped, and returns the hash in hexadecimal. It holds one chunk
-// in memory. progress, which may be nil, is told how many of the file's bytes are stored; stored is false where the artifact was there already.
-func (c *Catalog) Upload(ctx context.Context, file *os.File, progress func(done, total int64)) (sha string, stored bool, err error) {
-	h := sha256.New()
-	size, err := io.Copy(h, file)
-	if err != nil {
-		return "", false, rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read %s", file.Name()).WithCause(err)
-	}
-	sha = hex.EncodeToString(h.Sum(nil))
-	next, err := c.q.BeginUpload(ctx, db.BeginUploadParams{Sha256: sha, Size: size})
-	if err != nil {
-		return "", false, postgres.Error(err)
-	}
-	if next < 0 {
-		return sha, false, nil
-	}
-	chunk := make([]byte, ChunkSize)
-	for at := int64(next) * ChunkSize; at < size || at == 0; at += ChunkSize {
-		n, err := file.ReadAt(chunk, at)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return "", false, rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read %s", file.Name()).WithCause(err)
-		}
-		if err := c.q.UploadChunk(ctx, db.UploadChunkParams{Sha256: sha, Number: int32(at / ChunkSize), Data: chunk[:n]}); err != nil {
-			return "", false, postgres.Error(err)
-		}
-		if progress != nil {
-			progress(at+int64(n), size)
-		}
-	}
-	return sha, true, nil
-}
-
-// Register uploads the file and registers it as the model's next version, whose number it returns. Nothing stays stored when validation refuses it.
+// Register uploads the file and registers it as the model's next version, whose number it returns with the SHA-256 of the file. The sidecar converts what is
+// not ONNX. Nothing stays stored when validation refuses it.
 func (c *Catalog) Register(ctx context.Context, name string, file *os.File, o Options, progress func(done, total int64)) (version int, sha string, err error) {
 	options, err := o.JSON()
 	if err != nil {
@@ -78,17 +47,22 @@ func (c *Catalog) Register(ctx context.Context, name string, file *os.File, o Op
 }
 
 // Download writes the model file of a version (ref is 'churn', 'churn@3' or 'churn@alias') to w and returns its SHA-256 in hexadecimal. The bytes are
-// compared with the registered hash: CodeArtifactCorrupt where they differ.
-func (c *Catalog) Download(ctx context.Context, ref string, w io.Writer) (string, error) {
+// compared with the registered hash: CodeArtifactCorrupt where they differ. With original it is the file that was registered, where that was converted.
+func (c *Catalog) Download(ctx context.Context, ref string, original bool, w io.Writer) (string, error) {
 	name, version, err := c.Resolve(ctx, ref)
 	if err != nil {
 		return "", err
 	}
+	// By number: an alias could move between two chunks.
+	at := VersionRef(name, int(version.Version))
+	sha, chunk := version.Sha256, func(i int32) ([]byte, error) { return c.q.ModelChunk(ctx, db.ModelChunkParams{Model: at, Number: i}) }
+	if original && version.SourceSha256 != "" {
+		sha, chunk = version.SourceSha256, func(i int32) ([]byte, error) { return c.q.SourceChunk(ctx, db.SourceChunkParams{Model: at, Number: i}) }
+	}
 	h := sha256.New()
 	to := io.MultiWriter(w, h)
 	for i := range int32(1 << 30) {
-		// By number: an alias could move between two chunks.
-		data, err := c.q.ModelChunk(ctx, db.ModelChunkParams{Model: VersionRef(name, int(version.Version)), Number: i})
+		data, err := chunk(i)
 		if err != nil {
 			return "", postgres.Error(err)
 		}
@@ -99,7 +73,7 @@ func (c *Catalog) Download(ctx context.Context, ref string, w io.Writer) (string
 			return "", rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot write the model file").WithCause(err)
 		}
 	}
-	return version.Sha256, sameHash(h, version.Sha256, ref)
+	return sha, sameHash(h, sha, ref)
 }
 
 func sameHash(h hash.Hash, want, ref string) error {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -51,21 +52,22 @@ func (s *Store) Spec(ctx context.Context, key string) (*rowcast.Spec, error) {
 	return spec, nil
 }
 
-// Artifact fetches the bytes of an artifact and checks them against their hash. size is the length that the artifact's row states.
-// Errors: CodeNotFound where nothing is stored, CodeArtifactCorrupt where the bytes are not those that the hash names.
-func (s *Store) Artifact(ctx context.Context, sha [32]byte, size int64) ([]byte, error) {
-	data := make([]byte, size)
+// Artifact fetches the bytes of an artifact; size is the length that its row states. verify waits for their hash, which is computed meanwhile, and must be
+// called before anything that was made of the bytes is used. Errors: CodeNotFound where nothing is stored, CodeArtifactCorrupt where the bytes are not
+// those that the hash names.
+func (s *Store) Artifact(ctx context.Context, sha [32]byte, size int64) (data []byte, verify func() error, err error) {
+	data = make([]byte, size)
 	chunks := int((size + ChunkSize - 1) / ChunkSize)
 	batches := (chunks + fetchChunks - 1) / fetchChunks
 	fetched := make([]chan struct{}, batches)
 	for i := range fetched {
 		fetched[i] = make(chan struct{})
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, fetching := errgroup.WithContext(ctx)
 	for w := range fetchWorkers {
 		g.Go(func() error {
 			for i := w; i < batches; i += fetchWorkers {
-				if err := s.fetch(ctx, sha, data, i*fetchChunks); err != nil {
+				if err := s.fetch(fetching, sha, data, i*fetchChunks); err != nil {
 					return err
 				}
 				close(fetched[i])
@@ -73,29 +75,32 @@ func (s *Store) Artifact(ctx context.Context, sha [32]byte, size int64) ([]byte,
 			return nil
 		})
 	}
-	var sum [32]byte
-	g.Go(func() error { // hashes what has come while the rest is on its way
+	hashed := make(chan [32]byte, 1)
+	failed := make(chan struct{})
+	go func() { // hashes what has come while the rest is on its way
 		h := sha256.New()
 		for i := range batches {
 			select {
 			case <-fetched[i]:
-			case <-ctx.Done():
-				return ctx.Err()
+			case <-failed:
+				return
 			}
 			h.Write(data[i*fetchChunks*ChunkSize : min((i+1)*fetchChunks*ChunkSize, len(data))])
 		}
-		h.Sum(sum[:0])
-		return nil
-	})
+		hashed <- [32]byte(h.Sum(nil))
+	}()
 	if err := g.Wait(); err != nil {
-		return nil, postgres.Error(err)
+		close(failed)
+		return nil, nil, postgres.Error(err)
 	}
-	if sum != sha {
-		return nil, rowcast.Errorf(rowcast.CodeArtifactCorrupt, "the stored bytes of artifact %x do not have that hash", sha[:8]).
-			WithDetail("They have SHA-256 %x instead of %x.", sum, sha).
-			WithHint("Restore the table ml_private.artifact_chunk from a backup, or drop the version and register the file again.")
-	}
-	return data, nil
+	return data, sync.OnceValue(func() error {
+		if sum := <-hashed; sum != sha {
+			return rowcast.Errorf(rowcast.CodeArtifactCorrupt, "the stored bytes of artifact %x do not have that hash", sha[:8]).
+				WithDetail("They have SHA-256 %x instead of %x.", sum, sha).
+				WithHint("Restore the table ml_private.artifact_chunk from a backup, or drop the version and register the file again.")
+		}
+		return nil
+	}), nil
 }
 
 // artifactChunks is no query of sqlc's: what those return are copies, and the first prediction of a large model waits for them.

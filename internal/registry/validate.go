@@ -3,7 +3,9 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,13 +62,17 @@ type Report struct {
 	Example         json.RawMessage   `json:"example,omitempty"` // what was run, in the form of ml.infer; absent where no row is known that the model takes
 	SHA256          string            `json:"sha256"`            // hexadecimal
 	Size            int64             `json:"size"`              // bytes
+	Source          *Source           `json:"source,omitempty"`  // nil for a file that was ONNX to begin with
 	Metadata        map[string]string `json:"metadata,omitempty"`
+	Tags            map[string]any    `json:"tags,omitempty"` // of the file, not of the options
 	Producer        string            `json:"producer,omitempty"`
 	ProducerVersion string            `json:"producer_version,omitempty"`
 	Opsets          map[string]int64  `json:"opsets,omitempty"`
 	Warnings        []string          `json:"warnings,omitempty"`
 	LoadMS          float64           `json:"load_ms"`
 	RunMS           float64           `json:"run_ms"` // one row
+
+	Converted []byte `json:"-"` // the ONNX that the file was turned into; nil where Source is
 }
 
 // childRequest goes to the child before the artifact.
@@ -77,7 +83,7 @@ type childRequest struct {
 	Wall    time.Duration   `json:"wall"`
 }
 
-// childAnswer comes back: exactly one of the two.
+// childAnswer comes back: exactly one of the two, then the bytes of the ONNX file where the artifact was converted.
 type childAnswer struct {
 	Report *Report    `json:"report,omitempty"`
 	Error  *wireError `json:"error,omitempty"`
@@ -95,8 +101,8 @@ const (
 	maxChildNoise  = 64 << 10
 )
 
-// Validate parses, loads and runs an artifact once in a child process, so that a file which crashes or hangs ONNX Runtime takes nothing with it. The child
-// is this program again with ChildArgument; it can't write files, and is killed with all it started when ctx ends, at the wall limit, or when this process
+// Validate parses, loads and runs an artifact once in a child process, so that a file which crashes or hangs ONNX Runtime takes nothing with it. A file
+// that is not ONNX is converted there first. The child is this program again with ChildArgument; it can't write files, and is killed with all it started when ctx ends, at the wall limit, or when this process
 // dies. Errors: CodeArtifactRefused with the reason for a file, CodeInvalidArgument for options that contradict it, CodeTooLarge, CodeCanceled.
 func Validate(ctx context.Context, artifact []byte, o Options, limits Limits) (*Report, error) {
 	limits = limits.withDefaults()
@@ -117,21 +123,40 @@ func Validate(ctx context.Context, artifact []byte, o Options, limits Limits) (*
 	killing, cancel := context.WithTimeout(ctx, limits.Wall+2*time.Second)
 	defer cancel()
 	var stdout, stderr bounded
-	stdout.limit, stderr.limit = maxChildAnswer, maxChildNoise
+	stdout.limit, stderr.limit = maxChildAnswer+int(limits.Artifact), maxChildNoise
 	err = runChild(killing, io.MultiReader(lengthPrefixed(request), bytes.NewReader(artifact)), &stdout, &stderr)
 	if ctx.Err() != nil {
 		return nil, rowcast.Errorf(rowcast.CodeCanceled, "the validation was stopped").WithCause(context.Cause(ctx))
 	}
 	var answer childAnswer
-	if json.Unmarshal(stdout.Bytes(), &answer) == nil {
+	line, converted, _ := bytes.Cut(stdout.Bytes(), []byte("\n"))
+	if len(line) <= maxChildAnswer && json.Unmarshal(line, &answer) == nil {
 		switch {
 		case answer.Error != nil:
 			return nil, &rowcast.Error{Code: answer.Error.Code, Message: answer.Error.Message, Detail: answer.Error.Detail, Hint: answer.Error.Hint}
 		case answer.Report != nil:
-			return answer.Report, nil
+			if whole(answer.Report, artifact, converted) {
+				return answer.Report, nil
+			}
 		}
 	}
 	return nil, childDeath(err, killing.Err() != nil, stderr.String(), limits)
+}
+
+// whole gives the report the bytes that it speaks of and the key that follows from them. They must have the hash that the child reports, or else it
+// ended in the middle.
+func whole(r *Report, artifact, converted []byte) bool {
+	model := artifact
+	if r.Source != nil {
+		model, r.Converted = converted, converted
+		given := sha256.Sum256(artifact)
+		if r.Source.SHA256 != hex.EncodeToString(given[:]) || r.Source.Size != int64(len(artifact)) {
+			return false
+		}
+	}
+	sha := sha256.Sum256(model)
+	r.Key = SpecKey(sha, r.Signature)
+	return r.SHA256 == hex.EncodeToString(sha[:]) && r.Size == int64(len(model))
 }
 
 func lengthPrefixed(message []byte) io.Reader {

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/rowcast/rowcast/internal/convert"
 	"github.com/rowcast/rowcast/internal/onnx"
 	"github.com/rowcast/rowcast/internal/rowcast"
 	"github.com/rowcast/rowcast/internal/tensorjson"
@@ -37,6 +38,11 @@ func ValidateChild(stdin io.Reader, stdout io.Writer) int {
 	}
 	if err := json.NewEncoder(stdout).Encode(answer); err != nil {
 		return 1
+	}
+	if report != nil && report.Source != nil {
+		if _, err := stdout.Write(report.Converted); err != nil {
+			return 1
+		}
 	}
 	return 0
 }
@@ -66,10 +72,6 @@ func validateHere(stdin io.Reader) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no artifact: %w", err)
 	}
-	g, err := onnx.Inspect(artifact)
-	if err != nil {
-		return nil, err
-	}
 	runtime, err := onnx.Open(onnx.Config{})
 	if err != nil {
 		return nil, err
@@ -78,10 +80,28 @@ func validateHere(stdin io.Reader) (*Report, error) {
 	if err := limitProcess(request); err != nil {
 		return nil, err
 	}
+	imported, err := convert.From(artifact)
+	if err != nil {
+		return nil, err
+	}
+	g, err := onnx.Inspect(imported.ONNX)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), request.Wall)
 	defer cancel()
-	v := validation{ctx: ctx, graph: g, options: o, wall: request.Wall}
-	return v.run(runtime, artifact)
+	v := validation{ctx: ctx, graph: g, options: o.over(foundOptions(imported)), wall: request.Wall, warnings: imported.Warnings}
+	report, err := v.run(runtime, imported.ONNX)
+	if err != nil {
+		return nil, err
+	}
+	report.Metadata, report.Tags = metadataOf(g, imported), storableTags(imported.Tags)
+	if imported.Format != convert.FormatONNX {
+		sha := sha256.Sum256(artifact)
+		report.Source = &Source{Format: imported.Format, SHA256: hex.EncodeToString(sha[:]), Size: int64(len(artifact))}
+		report.Converted = imported.ONNX
+	}
+	return report, nil
 }
 
 func limitProcess(r childRequest) error {
@@ -149,7 +169,7 @@ func (v *validation) run(r *onnx.Runtime, artifact []byte) (*Report, error) {
 	sha := sha256.Sum256(artifact)
 	return &Report{
 		Signature: v.sig, Key: SpecKey(sha, v.sig), Example: example, SHA256: hex.EncodeToString(sha[:]), Size: int64(len(artifact)),
-		Metadata: v.graph.Metadata, Producer: v.graph.Producer, ProducerVersion: v.graph.ProducerVersion, Opsets: v.graph.Opsets, Warnings: v.warnings,
+		Producer: v.graph.Producer, ProducerVersion: v.graph.ProducerVersion, Opsets: v.graph.Opsets, Warnings: v.warnings,
 		LoadMS: milliseconds(loaded), RunMS: milliseconds(ran),
 	}, nil
 }

@@ -46,6 +46,7 @@ type Error struct {
 	Detail  string // optional: what came and what was expected
 	Hint    string // optional: what to do
 	Cause   error  // optional
+	Row     int    // of a batch, from 1; 0 where the error is about no one row
 }
 
 // Error returns the message, followed by the cause where there is one.

@@ -209,7 +209,7 @@ func TestDownloadGivesTheFileBack(t *testing.T) {
 	s := start(t)
 	s.register(t, demo("diabetes"))
 	var b bytes.Buffer
-	sha, err := registry.NewCatalog(s.Pool(t)).Download(context.Background(), "diabetes", &b)
+	sha, err := registry.NewCatalog(s.Pool(t)).Download(context.Background(), "diabetes", false, &b)
 	require.NoError(t, err)
 	require.Equal(t, artifact(t, "diabetes"), b.Bytes())
 	require.Equal(t, sha, one[string](t, s.Conn(t), "SELECT sha256 FROM ml.versions"))

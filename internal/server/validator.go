@@ -18,31 +18,37 @@ type validator struct {
 	limits registry.Limits
 }
 
-// ValidateUpload validates bytes that came through the gateway.
-func (v *validator) ValidateUpload(ctx context.Context, artifact, options []byte) ([]byte, error) {
+// ValidateUpload validates bytes that came through the gateway. converted is the ONNX that they were turned into, nil where they are ONNX.
+func (v *validator) ValidateUpload(ctx context.Context, artifact, options []byte) (report, converted []byte, err error) {
 	o, err := registry.ParseJSON(options)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	report, err := registry.Validate(ctx, artifact, o, v.limits)
+	r, err := registry.Validate(ctx, artifact, o, v.limits)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	v.engine.Offer(&rowcast.Spec{
-		Key: report.Key, SHA256: sha256.Sum256(artifact), Size: report.Size, Signature: report.Signature, Example: report.Example,
-	}, artifact)
-	return json.Marshal(report)
+	model := artifact
+	if r.Source != nil {
+		model = r.Converted
+	}
+	v.engine.Offer(&rowcast.Spec{Key: r.Key, SHA256: sha256.Sum256(model), Size: r.Size, Signature: r.Signature, Example: r.Example}, model)
+	report, err = json.Marshal(r)
+	return report, r.Converted, err
 }
 
 // ValidateStored validates an artifact that is committed already.
-func (v *validator) ValidateStored(ctx context.Context, sha [32]byte, options []byte) ([]byte, error) {
+func (v *validator) ValidateStored(ctx context.Context, sha [32]byte, options []byte) (report, converted []byte, err error) {
 	size, err := v.store.ArtifactSize(ctx, sha)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	artifact, err := v.store.Artifact(ctx, sha, size)
+	artifact, verify, err := v.store.Artifact(ctx, sha, size)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if err := verify(); err != nil {
+		return nil, nil, err
 	}
 	return v.ValidateUpload(ctx, artifact, options)
 }

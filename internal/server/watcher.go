@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,9 +72,11 @@ func (w *Worker) listenOnce(ctx context.Context, hints chan<- struct{}) error {
 	for {
 		// A self-probe finds a connection that died without a word.
 		probe, cancel := context.WithTimeout(ctx, w.o.Config.Poll)
-		_, err := c.WaitForNotification(probe)
+		note, err := c.WaitForNotification(probe)
 		cancel()
 		switch {
+		case err == nil && strings.HasPrefix(note.Payload, "job "):
+			w.score.Hint()
 		case err == nil:
 			select {
 			case hints <- struct{}{}:

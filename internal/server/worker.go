@@ -24,6 +24,7 @@ import (
 	"github.com/rowcast/rowcast/internal/predict"
 	"github.com/rowcast/rowcast/internal/record"
 	"github.com/rowcast/rowcast/internal/registry"
+	"github.com/rowcast/rowcast/internal/score"
 )
 
 // How the sidecar's sessions show in pg_stat_activity. The SQL functions look for them, to say that no sidecar runs or that it hangs.
@@ -53,6 +54,7 @@ type Worker struct {
 	engine   *predict.Engine
 	gateway  *gateway.Gateway
 	recorder *record.Recorder
+	score    *score.Service
 	http     *http.Server
 
 	ready       atomic.Bool
@@ -76,7 +78,7 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 		}
 	}()
 	c := &o.Config
-	if w.pool, err = postgres.Open(ctx, c.DatabaseURL, postgres.OpenOptions{ApplicationName: workerName, MaxConns: 6}); err != nil {
+	if w.pool, err = postgres.Open(ctx, c.DatabaseURL, postgres.OpenOptions{ApplicationName: workerName, MaxConns: int32(6 + c.ScoreWorkers)}); err != nil {
 		return nil, err
 	}
 	w.store = registry.NewStore(w.pool)
@@ -116,6 +118,10 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 		MaxMessageBytes: int(c.MaxMessage), MaxConnections: c.MaxConnections, Concurrency: c.Concurrency, Queue: queue(c.Queue), Deadline: c.Deadline,
 		Stalled: w.stalled, Logger: o.Logger, Metrics: gateway.NewMetrics(metrics),
 	})
+	w.score = score.New(score.Options{
+		Pool: w.pool, Engine: w.engine, SQLState: gateway.SQLState, Sidecar: sidecarName(), Workers: c.ScoreWorkers, Logger: o.Logger,
+		Metrics: score.NewMetrics(metrics),
+	})
 	var run context.Context
 	run, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if o.HTTP != nil {
@@ -130,6 +136,7 @@ func Start(ctx context.Context, o WorkerOptions) (_ *Worker, err error) {
 		return nil, err
 	}
 	w.tasks.Go(func() { w.watch(run) })
+	w.score.Start(run)
 	w.ready.Store(true)
 	o.Crumbs.MarkReady()
 	o.Logger.Info("ready", "onnxruntime", w.runtime.Version(), "gateway", addresses(o.Listeners))
@@ -144,6 +151,9 @@ func (w *Worker) Stop(ctx context.Context) error {
 	w.stopOnce.Do(func() {
 		w.ready.Store(false)
 		var errs []error
+		if w.score != nil {
+			w.score.Stop() // before the gateway: a source may predict
+		}
 		if w.gateway != nil {
 			errs = append(errs, w.gateway.Stop(ctx))
 		}
@@ -223,6 +233,15 @@ func queue(n int) int {
 		return -1
 	}
 	return n
+}
+
+// sidecarName is how the ledger of scoring jobs names this process.
+func sidecarName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s:%d", host, os.Getpid())
 }
 
 func addresses(listeners []net.Listener) []string {

@@ -195,7 +195,7 @@ COMMENT ON FUNCTION ml_private.reads(regrole[], text) IS 'Whether a role is amon
 -- everybody, or the answer is not a value in the command tag. answer is what came back already, if anything did. All is spelled with its schema,
 -- operators and types too, so that no search_path needs to be pinned; the functions called when something is out of the ordinary pin theirs.
 -- No EXCEPTION block, so no subtransaction, so parallel workers can run it.
-CREATE OR REPLACE FUNCTION ml_private.call(verb pg_catalog.text, model pg_catalog.text, payload pg_catalog.text, answer pg_catalog.text) RETURNS pg_catalog.text
+CREATE OR REPLACE FUNCTION ml_private.call(verb pg_catalog.text, model pg_catalog.text, payload pg_catalog.text, answer pg_catalog.text DEFAULT NULL) RETURNS pg_catalog.text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE

@@ -89,7 +89,7 @@ Example: SELECT ml.call_record('p', 'churn', '{"age": 41, "plan": "gold"}');$$;
 
 CREATE OR REPLACE FUNCTION ml.infer(model text, inputs jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER COST 1000
-AS $$ BEGIN RETURN ml_private.call('I', model, 'j' OPERATOR(pg_catalog.||) inputs::pg_catalog.text, NULL)::pg_catalog.jsonb; END $$;
+AS $$ BEGIN RETURN ml_private.call('I', model, 'j' OPERATOR(pg_catalog.||) inputs::pg_catalog.text)::pg_catalog.jsonb; END $$;
 COMMENT ON FUNCTION ml.infer(text, jsonb) IS $$Runs a model on tensors by input name and returns every output by name, whatever their rank and type. A tensor is nested arrays, a bare value for
 rank 0, or {"shape": [0, 3], "data": []}; NaN and infinities are the strings "NaN", "Infinity", "-Infinity"; int64 is exact.
 Example: SELECT ml.infer('iris', '{"X": [[5.1, 3.5, 1.4, 0.2]]}');$$;

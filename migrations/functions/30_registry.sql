@@ -115,11 +115,12 @@ BEGIN
     SET last_version = m.last_version + 1, description = coalesce(m.description, options ->> 'description')
     WHERE m.id = target.id
     RETURNING m.last_version INTO number;
-    INSERT INTO ml_private.version (model_id, version, sha256, spec, signature, example, description, parameters, tags, created_by)
-    VALUES (target.id, number, artifact_sha256, report ->> 'key', report -> 'signature', report -> 'example', options ->> 'description',
+    INSERT INTO ml_private.version (model_id, version, sha256, format, source_sha256, spec, signature, example, description, parameters, tags, created_by)
+    VALUES (target.id, number, decode(report ->> 'sha256', 'hex'), coalesce(report -> 'source' ->> 'format', 'onnx'),
+            CASE WHEN report ? 'source' THEN artifact_sha256 END, report ->> 'key', report -> 'signature', report -> 'example', options ->> 'description',
             coalesce(report -> 'metadata', '{}') || jsonb_strip_nulls(jsonb_build_object('trained_with', options -> 'trained_with'))
                 || coalesce(options -> 'parameters', '{}'),
-            coalesce(options -> 'tags', '{}'), quote_ident(who)::regrole);
+            coalesce(report -> 'tags', '{}') || coalesce(options -> 'tags', '{}'), quote_ident(who)::regrole);
     IF number = 1 THEN
         PERFORM ml_private.move_alias(target, 'champion', 1, 'set', NULL, who);
     END IF;
@@ -127,6 +128,25 @@ BEGIN
     RETURN number;
 END $$;
 COMMENT ON FUNCTION ml_private.add_version(ml_private.model, bytea, jsonb, jsonb, name) IS 'Stores a validated version; the first becomes the champion.';
+
+-- Stores what the sidecar converted an artifact to: it holds the bytes until the next call but C on this connection.
+CREATE OR REPLACE FUNCTION ml_private.store_converted(report jsonb, key bytea, who name) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    chunk constant integer := 1048576;
+    hash  bytea := decode(report ->> 'sha256', 'hex');
+    bytes bigint := (report ->> 'size')::bigint;
+BEGIN
+    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, bytes, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
+    FOR i IN 0 .. greatest((bytes - 1) / chunk, 0)::integer LOOP
+        IF NOT EXISTS (SELECT FROM ml_private.artifact_chunk c WHERE c.sha256 = hash AND c.number = i) THEN
+            INSERT INTO ml_private.artifact_chunk (sha256, number, data)
+            VALUES (hash, i, decode(ml_private.exchange(key, 'C ' || i, true), 'hex')) ON CONFLICT DO NOTHING;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION ml_private.store_converted(jsonb, bytea, name) IS 'Fetches a converted model file from the sidecar, right after its validation, and stores it.';
 
 -- Finds or creates the model and locks its row: another registration of the same model waits here, and its number stays free when this one rolls back.
 CREATE OR REPLACE FUNCTION ml_private.open_registration(name text, options jsonb, who name) RETURNS ml_private.model
@@ -167,7 +187,7 @@ DECLARE
 BEGIN
     target := ml_private.open_registration(name, options, who);
     IF artifact IS NULL THEN
-        RAISE EXCEPTION 'the artifact of model "%" is NULL', name USING ERRCODE = '22004', HINT = 'Pass the bytes of the .onnx file.';
+        RAISE EXCEPTION 'the artifact of model "%" is NULL', name USING ERRCODE = '22004', HINT = 'Pass the bytes of the model file.';
     END IF;
     -- The rows are not committed yet, so the sidecar gets the bytes through the gateway, a chunk a call.
     key := ml_private.gateway_key();
@@ -176,8 +196,11 @@ BEGIN
         PERFORM ml_private.exchange(key, format('U %s %s', upload, encode(substring(artifact FROM i * chunk + 1 FOR chunk), 'hex')), false);
     END LOOP;
     report := ml_private.exchange(key, format('V %s %s', upload, options || jsonb_build_object('name', name)), true);
+    IF report ? 'source' THEN
+        PERFORM ml_private.store_converted(report, key, who);
+    END IF;
     PERFORM ml_private.exchange(key, 'D ' || upload, false);
-    IF report ->> 'sha256' <> upload THEN -- the connection was lost and opened again between two chunks
+    IF coalesce(report -> 'source' ->> 'sha256', report ->> 'sha256') <> upload THEN -- the connection was lost and opened again between two chunks
         RAISE EXCEPTION 'the sidecar was restarted while it received model "%"', name USING ERRCODE = '58000', HINT = 'Register it again.';
     END IF;
     INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, octet_length(artifact), quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
@@ -186,7 +209,7 @@ BEGIN
     ON CONFLICT DO NOTHING;
     RETURN ml_private.add_version(target, hash, report, options, who);
 END $$;
-COMMENT ON FUNCTION ml.register_model(text, bytea, jsonb) IS $$Validates an ONNX file and stores it as the model's next version, whose number it returns. The first version becomes the champion; a later one moves no alias. options takes the keys of model.yaml: description, task, inputs, features, labels, target, outputs, example, parameters, tags, …
+COMMENT ON FUNCTION ml.register_model(text, bytea, jsonb) IS $$Validates a model file and stores it as the model's next version, whose number it returns. An XGBoost or LightGBM file, or a packed MLflow folder, is converted to ONNX and kept beside it. The first version becomes the champion; a later one moves no alias. options takes the keys of model.yaml: description, task, inputs, features, labels, target, outputs, example, parameters, tags, …
 Example: SELECT ml.register_model('iris', pg_read_binary_file('/models/iris.onnx'), '{"features": [{"name": "sepal_length", "type": "real"}, …]}');$$;
 
 CREATE OR REPLACE FUNCTION ml.register_artifact(name text, sha256 text, options jsonb DEFAULT '{}') RETURNS integer
@@ -209,6 +232,10 @@ BEGIN
     key := ml_private.gateway_key();
     PERFORM ml_private.exchange(key, 'N', false);
     report := ml_private.exchange(key, format('A %s %s', sha256, options || jsonb_build_object('name', name)), true);
+    IF report ? 'source' THEN
+        PERFORM ml_private.store_converted(report, key, who);
+        PERFORM ml_private.exchange(key, 'D ' || sha256, false);
+    END IF;
     RETURN ml_private.add_version(target, decode(sha256, 'hex'), report, options, who);
 END $$;
 COMMENT ON FUNCTION ml.register_artifact(text, text, jsonb) IS $$Like ml.register_model(), for an artifact that was uploaded and committed before, named by its SHA-256.
@@ -229,7 +256,10 @@ BEGIN
         RAISE EXCEPTION 'an upload needs a SHA-256 in hexadecimal and a size in bytes, not "%" and %', sha256, size USING ERRCODE = '22023';
     END IF;
     hash := decode(sha256, 'hex');
-    INSERT INTO ml_private.artifact (sha256, size, created_by) VALUES (hash, begin_upload.size, quote_ident(who)::regrole) ON CONFLICT DO NOTHING;
+    -- An upload that lay there begins anew, so that no cleanup takes it before it is registered.
+    INSERT INTO ml_private.artifact AS a (sha256, size, created_by) VALUES (hash, begin_upload.size, quote_ident(who)::regrole)
+    ON CONFLICT ON CONSTRAINT artifact_pkey DO UPDATE SET created_at = now()
+    WHERE NOT ml_private.artifact_used(a.sha256);
     RETURN coalesce((SELECT min(i) FROM generate_series(0, chunks - 1) i
                      WHERE NOT EXISTS (SELECT FROM ml_private.artifact_chunk c WHERE c.sha256 = hash AND c.number = i)), -1);
 END $$;
@@ -265,7 +295,7 @@ BEGIN
     DELETE FROM ml_private.artifact a
     WHERE a.sha256 = decode(discard_artifact.sha256, 'hex')
       AND (pg_has_role(who, a.created_by::oid, 'USAGE') OR ml_private.is_admin(who))
-      AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256);
+      AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256 OR v.source_sha256 = a.sha256);
     RETURN FOUND;
 END $$;
 COMMENT ON FUNCTION ml.discard_artifact(text) IS $$Deletes an uploaded artifact that no version uses; false where there is none.
@@ -348,6 +378,16 @@ END $$;
 COMMENT ON FUNCTION ml.rollback(text, text) IS $$Takes an alias back to the version it had before, one step along its history for each call, and returns that version. Past the start it is an error.
 Example: SELECT ml.rollback('churn');$$;
 
+CREATE OR REPLACE FUNCTION ml_private.drop_unused(hashes bytea[]) RETURNS void
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    DELETE FROM ml_private.artifact a
+    WHERE a.sha256 = ANY (hashes)
+      AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256 OR v.source_sha256 = a.sha256);
+END $$;
+COMMENT ON FUNCTION ml_private.drop_unused(bytea[]) IS 'Deletes those of the artifacts that no version uses, neither as its model file nor as what that was made of.';
+
 CREATE OR REPLACE FUNCTION ml.drop_version(model text, version integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -355,7 +395,7 @@ DECLARE
     who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
     used   text;
-    hash   bytea;
+    hashes bytea[];
 BEGIN
     SELECT string_agg(format('"%s"', a.alias), ', ' ORDER BY a.alias) INTO used
     FROM ml_private.alias a WHERE a.model_id = target.id AND a.version = drop_version.version;
@@ -363,12 +403,13 @@ BEGIN
         RAISE EXCEPTION 'version % of model "%" is in use by alias %', version, model, used
             USING ERRCODE = '2BP01', HINT = 'Point the alias elsewhere first (ml.promote, ml.set_alias), or drop the whole model (ml.drop_model).';
     END IF;
-    DELETE FROM ml_private.version v WHERE v.model_id = target.id AND v.version = drop_version.version RETURNING v.sha256 INTO hash;
-    IF hash IS NULL THEN
+    DELETE FROM ml_private.version v WHERE v.model_id = target.id AND v.version = drop_version.version
+    RETURNING ARRAY[v.sha256, v.source_sha256] INTO hashes;
+    IF hashes IS NULL THEN
         PERFORM ml_private.refuse(format('%s@%s', model, coalesce(version, 0)));
     END IF;
     PERFORM ml_private.route_model(target.id);
-    DELETE FROM ml_private.artifact a WHERE a.sha256 = hash AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = hash);
+    PERFORM ml_private.drop_unused(hashes);
 END $$;
 COMMENT ON FUNCTION ml.drop_version(text, integer) IS $$Deletes a version that no alias points to, and its artifact when no other version shares it. Its number is never given out again.
 Example: SELECT ml.drop_version('churn', 2);$$;
@@ -379,13 +420,12 @@ AS $$
 DECLARE
     who    name := ml_private.changer();
     target ml_private.model := ml_private.lock_model(model, who);
-    hashes bytea[] := ARRAY(SELECT v.sha256 FROM ml_private.version v WHERE v.model_id = target.id);
+    hashes bytea[] := ARRAY(SELECT unnest(ARRAY[v.sha256, v.source_sha256]) FROM ml_private.version v WHERE v.model_id = target.id);
 BEGIN
     PERFORM ml_private.drop_predictions(target);
     DELETE FROM ml_private.alias a WHERE a.model_id = target.id;
     DELETE FROM ml_private.model m WHERE m.id = target.id;
-    DELETE FROM ml_private.artifact a
-    WHERE a.sha256 = ANY (hashes) AND NOT EXISTS (SELECT FROM ml_private.version v WHERE v.sha256 = a.sha256);
+    PERFORM ml_private.drop_unused(hashes);
     PERFORM pg_notify('rowcast', 'model ' || target.id);
 END $$;
 COMMENT ON FUNCTION ml.drop_model(text) IS $$Deletes a model with all its versions, aliases, history, grants and logged predictions.
@@ -472,6 +512,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION ml.model_chunk(text, integer) IS $$One 1 MiB chunk of a version's model file, from 0; NULL past the end. `rowcast model download` calls it.
 Example: SELECT ml.model_chunk('churn@3', 0);$$;
+
+CREATE OR REPLACE FUNCTION ml.source_chunk(model text, number integer) RETURNS bytea
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    who    name := ml_private.caller();
+    target ml_private.route;
+BEGIN
+    SELECT * INTO target FROM ml_private.route r WHERE r.ref = model;
+    IF target.ref IS NULL OR NOT ml_private.may_use(target.model_id, who) THEN
+        PERFORM ml_private.refuse(model);
+    END IF;
+    RETURN (SELECT c.data FROM ml_private.version v JOIN ml_private.artifact_chunk c ON c.sha256 = coalesce(v.source_sha256, v.sha256)
+            WHERE v.model_id = target.model_id AND v.version = target.version AND c.number = source_chunk.number);
+END $$;
+COMMENT ON FUNCTION ml.source_chunk(text, integer) IS $$One 1 MiB chunk of the file that a version was registered from, as it was before its conversion to ONNX, from 0; NULL past the end. `rowcast model download --original` calls it.
+Example: SELECT ml.source_chunk('churn@3', 0);$$;
 
 CREATE OR REPLACE FUNCTION ml.rotate_gateway() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -147,4 +147,8 @@ save("named", [helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=1)],
 # A text that the system's locale must exist for.
 save("locale", [helper.make_node("StringNormalizer", ["t"], ["u"], case_change_action="LOWER", locale="xx_XX.UTF-8")], [info("t", S, [None])], [info("u", S, [None])])
 
+# An index that the table does not have makes the run fail.
+save("gather", [helper.make_node("Gather", ["table", "at"], ["y"])], [info("at", I, [None, 1])], [info("y", F, [None, 1])],
+     [numpy_helper.from_array(np.array([10, 20, 30], np.float32), "table")])
+
 print(sum(p.stat().st_size for p in HERE.glob("*.onnx")), "bytes")

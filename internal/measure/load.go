@@ -1,4 +1,4 @@
-package main
+package measure
 
 import (
 	"bytes"
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// processorTime is how long processors have worked: all of the machine's, and those that worked for the processes below root.
-type processorTime struct {
+// ProcessorTime is how long processors have worked: all of the machine's, and those that worked for the processes below root.
+type ProcessorTime struct {
 	at          time.Time
 	all, mine   float64 // seconds
 	knowsBounds bool    // whether mine is known
@@ -18,9 +18,9 @@ type processorTime struct {
 
 const ticks = 100 // USER_HZ, the same on every Linux that Go runs on
 
-// readProcessorTime adds up /proc. root is the process that started PostgreSQL, the sidecar and this program; 0 where there is no such process.
-func readProcessorTime(root int) processorTime {
-	t := processorTime{at: time.Now()}
+// ReadProcessorTime adds up /proc. root is the process that started PostgreSQL, the sidecar and this program; 0 where there is no such process.
+func ReadProcessorTime(root int) ProcessorTime {
+	t := ProcessorTime{at: time.Now()}
 	stat, _ := os.ReadFile("/proc/stat")
 	first, _, _ := strings.Cut(string(stat), "\n")
 	for i, field := range strings.Fields(first) {
@@ -38,7 +38,7 @@ func readProcessorTime(root int) processorTime {
 	parents, used := map[int]int{}, map[int]float64{}
 	for _, e := range entries {
 		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			parents[pid], used[pid] = processStat(pid)
+			parents[pid], used[pid] = ProcessStat(pid)
 		}
 	}
 	for pid := range used {
@@ -53,8 +53,8 @@ func readProcessorTime(root int) processorTime {
 	return t
 }
 
-// processStat returns the parent of a process and the processor time in seconds of it and its ended children; zeros where it has ended.
-func processStat(pid int) (parent int, used float64) {
+// ProcessStat returns the parent of a process and the processor time in seconds of it and its ended children; zeros where it has ended.
+func ProcessStat(pid int) (parent int, used float64) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, 0
@@ -76,13 +76,13 @@ func isAncestor(ancestor, pid int) bool {
 		if pid == ancestor {
 			return true
 		}
-		pid, _ = processStat(pid)
+		pid, _ = ProcessStat(pid)
 	}
 	return false
 }
 
-// others is how many processors other programs kept busy since from; 0 where that can't be told.
-func (t processorTime) others(from processorTime) float64 {
+// Others is how many processors other programs kept busy since from; 0 where that can't be told.
+func (t ProcessorTime) Others(from ProcessorTime) float64 {
 	if !t.knowsBounds || !from.knowsBounds {
 		return 0
 	}

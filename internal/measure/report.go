@@ -1,4 +1,4 @@
-package main
+package measure
 
 import (
 	"encoding/json"
@@ -14,6 +14,12 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
+// Exit statuses.
+const (
+	ExitMissed = 1 // a bound was missed
+	ExitBroken = 2 // something could not be measured
+)
+
 // Result is one comparison. Without Wanted it is information only.
 type Result struct {
 	What     string             `json:"what"`
@@ -27,15 +33,15 @@ type Result struct {
 	Error    string             `json:"error,omitempty"`        // why it could not be measured
 }
 
-// atMost judges ratio by an upper bound.
-func (r Result) atMost(bound float64, unit string) Result {
+// AtMost judges ratio by an upper bound.
+func (r Result) AtMost(bound float64, unit string) Result {
 	ok := r.Ratio <= bound
 	r.Wanted, r.Pass = fmt.Sprintf("at most %g%s", bound, unit), &ok
 	return r
 }
 
-// atLeast judges ratio by a lower bound; aim, when not zero, is told too.
-func (r Result) atLeast(bound, aim float64) Result {
+// AtLeast judges ratio by a lower bound; aim, when not zero, is told too.
+func (r Result) AtLeast(bound, aim float64) Result {
 	ok := r.Ratio >= bound
 	r.Wanted, r.Pass = fmt.Sprintf("at least %g", bound), &ok
 	if aim > 0 {
@@ -63,21 +69,22 @@ type Report struct {
 	Results []Result `json:"results"`
 }
 
-// status is the exit status: what could not be measured is worse than what was missed.
-func (r *Report) status() int {
+// Status is the exit status: what could not be measured is worse than what was missed.
+func (r *Report) Status() int {
 	status := 0
 	for _, x := range r.Results {
 		switch {
 		case x.Error != "":
-			return exitBroken
+			return ExitBroken
 		case x.Pass != nil && !*x.Pass:
-			status = exitMissed
+			status = ExitMissed
 		}
 	}
 	return status
 }
 
-func (r *Report) write(w io.Writer, asJSON bool) error {
+// Write prints the report as a table, or as JSON.
+func (r *Report) Write(w io.Writer, asJSON bool) error {
 	if asJSON {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
@@ -120,7 +127,8 @@ func (r *Report) write(w io.Writer, asJSON bool) error {
 	return err
 }
 
-func median(samples []float64) float64 {
+// Median returns the middle of samples, 0 where there are none.
+func Median(samples []float64) float64 {
 	s := slices.Sorted(slices.Values(samples))
 	if len(s) == 0 {
 		return 0
@@ -128,17 +136,17 @@ func median(samples []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// medianRatio is the median of a[i] / b[i]: what was measured in the same turn is compared.
-func medianRatio(a, b []float64) float64 {
+// MedianRatio is the median of a[i] / b[i]: what was measured in the same turn is compared.
+func MedianRatio(a, b []float64) float64 {
 	ratios := make([]float64, len(a))
 	for i := range a {
 		ratios[i] = a[i] / b[i]
 	}
-	return median(ratios)
+	return Median(ratios)
 }
 
-// message shows an error with what its author added.
-func message(err error) string {
+// Message shows an error with what its author added.
+func Message(err error) string {
 	var e *rowcast.Error
 	var pg *pgconn.PgError
 	switch {

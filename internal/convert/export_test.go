@@ -1,0 +1,4 @@
+package convert
+
+// Opened is the test process's ONNX Runtime, for tests outside the package.
+var Opened = opened

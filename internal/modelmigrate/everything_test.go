@@ -1,0 +1,92 @@
+package modelmigrate_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// has reports whether the schema has a table.
+func has(t *testing.T, conn *pgx.Conn, table string) bool {
+	t.Helper()
+	return one[bool](t, conn, "SELECT to_regclass($1) IS NOT NULL", "ml_private."+table)
+}
+
+func TestSchedulesAreTakenBack(t *testing.T) {
+	s := serve(t)
+	conn := s.Conn(t)
+	if !has(t, conn, "schedule") {
+		t.Skip("there are no scoring jobs in this version")
+	}
+	execute(t, conn, "CREATE TABLE flowers AS SELECT 1::bigint AS id, 5.1::real AS sepal_length, 3.5::real AS sepal_width, 1.4::real AS petal_length, 0.2::real AS petal_width")
+	dir := t.TempDir()
+	add(t, dir, "iris", demo("iris"), "iris")
+	write(t, dir, "nightly", "SELECT ml.schedule_score('nightly', '30 2 * * *', 'iris', 'public.flowers', 'public.scores', 'id')")
+	write(t, dir, "weekly", "SELECT ml.unschedule_score('nightly')",
+		"SELECT ml.schedule_score('weekly', '30 2 * * 1', 'iris', 'public.flowers', 'public.scores', 'id')")
+	images := []map[string]string{image(t, conn, true)}
+	for range 3 {
+		s.up(t, dir, 1)
+		images = append(images, image(t, conn, true))
+	}
+	// The sidecar notes in the schedule's row when it runs next: that is no change of the schedule.
+	execute(t, conn, "UPDATE ml_private.schedule SET next_at = now() + interval '1 day', last_at = now()")
+	p, err := s.runner(t, dir).Plan(context.Background(), -1)
+	require.NoError(t, err)
+	require.False(t, p.Changes())
+	s.down(t, dir, 1)
+	schedule := func() string {
+		return one[string](t, conn, "SELECT coalesce(string_agg((id, name, cron, model, source, target, created_at)::text, ' '), '') FROM ml_private.schedule")
+	}
+	require.Contains(t, schedule(), "(1,nightly,")
+	execute(t, conn, "UPDATE ml_private.schedule SET next_at = now() + interval '1 day'")
+	s.down(t, dir, 2)
+	same(t, images[0], image(t, conn, true), "down to nothing")
+
+	// A job that was started by hand holds the version.
+	s.up(t, dir, 1)
+	execute(t, conn, "SELECT ml.score('iris', 'public.flowers', 'public.by_hand', 'id')")
+	_, err = s.runner(t, dir).Down(context.Background(), 1)
+	require.Contains(t, problem(t, err).Message, `version 1 of model "iris" is named by a scoring job`)
+}
+
+func TestLogPoliciesAreTakenBack(t *testing.T) {
+	s := serve(t)
+	conn := s.Conn(t)
+	if !has(t, conn, "log_policy") {
+		t.Skip("predictions are not logged in this version")
+	}
+	role, _ := s.Role(t, "")
+	dir := t.TempDir()
+	add(t, dir, "iris", demo("iris"), "iris")
+	write(t, dir, "log", "SELECT ml.set_log_policy('iris', 'transactional')", fmt.Sprintf("SELECT ml.grant_predictions('iris', '%s')", role))
+	add(t, dir, "iris_v2", demo("iris_v2"), "iris", promoted)
+	write(t, dir, "quiet", "SELECT ml.set_log_policy('iris', 'none')", "SELECT ml.drop_version('iris', 1)")
+	write(t, dir, "gone", "SELECT ml.drop_model('iris')")
+	images := []map[string]string{image(t, conn, true)}
+	for range 5 {
+		s.up(t, dir, 1)
+		images = append(images, image(t, conn, true))
+	}
+	views := func() int {
+		return one[int](t, conn, "SELECT count(*)::integer FROM pg_views WHERE schemaname = 'ml_bi'")
+	}
+	require.Equal(t, 0, views())
+	for to := 4; to >= 0; to-- {
+		s.down(t, dir, 1)
+		same(t, images[to], image(t, conn, true), "down to %d", to)
+		if to >= 2 {
+			require.Equal(t, 1, views(), "at %d", to)
+		}
+	}
+	require.Equal(t, 0, views(), "nothing is left to look at")
+
+	// What was predicted stays explained.
+	s.up(t, dir, 3)
+	require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', '{5.1,3.5,1.4,0.2}')"))
+	_, err := s.runner(t, dir).Down(context.Background(), 1)
+	require.Contains(t, problem(t, err).Message, "is named by stored predictions")
+}

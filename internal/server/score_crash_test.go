@@ -1,0 +1,159 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rowcast/rowcast/internal/postgres/pgtest"
+)
+
+// size is a number of rows or kills: small in a normal run, that of the environment variable where `make test-jobs` sets it.
+func size(t testing.TB, variable string, normal int) int {
+	t.Helper()
+	if text := os.Getenv(variable); text != "" {
+		n, err := strconv.Atoi(text)
+		require.NoError(t, err)
+		return n
+	}
+	return normal
+}
+
+// trees registers the model of the benchmarks, where a checkout has it beside it, else one of the repository's own, and returns SQL for its features.
+func (s *sidecar) trees(t testing.TB) (columns string) {
+	t.Helper()
+	folder := filepath.Join("..", "..", "..", "shared", "models", "trees_100x6")
+	if _, err := os.Stat(folder); err != nil {
+		folder = demo("diabetes")
+	}
+	s.register(t, folder, "trees")
+	return one[string](t, s.Conn(t), "SELECT string_agg(format('random()::real AS %I', f), ', ') FROM ml.versions, unnest(features) f WHERE model = 'trees'")
+}
+
+// completed checks that the target has each row of the source once, with predict's answer. predict is asked for a sample where there are many.
+func completed(t testing.TB, s *sidecar, source, target string, rows int) {
+	t.Helper()
+	conn := s.Conn(t)
+	require.Equal(t, []int{rows, rows, rows}, one[[]int](t, conn, fmt.Sprintf(
+		"SELECT ARRAY[count(*), count(r.id), count(DISTINCT r.id)]::int[] FROM %s s FULL JOIN %s r USING (id)", source, target)), "source, target, distinct")
+	share := max(1, rows/200_000)
+	require.Zero(t, one[int](t, conn, fmt.Sprintf("SELECT count(*)::int FROM %s s JOIN %s r USING (id) WHERE id %% %d = 0 AND abs(r.prediction - predict('trees', s)) > 1e-6 * greatest(1, abs(r.prediction))",
+		source, target, share)), "other answers than predict's")
+}
+
+func TestKilledSidecarsLoseNothingAndRepeatNothing(t *testing.T) {
+	rows, kills := size(t, "ROWCAST_JOB_ROWS", 100_000), size(t, "ROWCAST_JOB_KILLS", 5)
+	s := unserved(t)
+	conn := s.Conn(t)
+	programs := []*program{s.startProgram(t)}
+	columns := s.trees(t)
+	exec(t, conn, fmt.Sprintf("CREATE TABLE s AS SELECT i AS id, %s FROM generate_series(1, %d) i", columns, rows))
+	exec(t, conn, "ALTER TABLE s ADD PRIMARY KEY (id); ANALYZE s")
+	programs = append(programs, s.startProgram(t, "ROWCAST_LISTEN=127.0.0.1:0"))
+	killed := 0
+	for round := 0; killed < kills; round++ {
+		exec(t, conn, "DROP TABLE IF EXISTS r")
+		id := score(t, conn, fmt.Sprintf(`'trees', 's', 'r', 'id', options => '{"chunk_rows": %d}'`, max(1000, rows/100)))
+		for killed < kills && look(t, conn, id).State != "done" {
+			time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond) // a random moment
+			victim := programs[rand.IntN(2)]
+			if pid := victim.worker(t); pid != 0 && syscall.Kill(pid, syscall.SIGKILL) == nil {
+				killed++
+			}
+		}
+		j := await(t, conn, id, "done", "failed")
+		require.Equal(t, "done", j.State, "%s %s", j.SQLState, j.Error)
+		require.Equal(t, rows, j.Done)
+		completed(t, s, "s", "r", rows)
+		t.Logf("round %d: %d workers killed so far", round, killed)
+	}
+}
+
+func TestADeadSidecarsClaimIsTakenOverAndALateWriterIsRefused(t *testing.T) {
+	s := unserved(t)
+	conn := s.Conn(t)
+	first := s.startProgram(t)
+	columns := s.trees(t)
+	exec(t, conn, fmt.Sprintf("CREATE TABLE s AS SELECT i AS id, %s FROM generate_series(1, 60000) i", columns))
+	exec(t, conn, "ALTER TABLE s ADD PRIMARY KEY (id)")
+	// Stopped in the middle of a chunk: the lock lets the plan pass and holds up COPY.
+	id := score(t, conn, `'trees', 's', 'r', 'id', options => '{"chunk_rows": 5000}'`)
+	require.Eventually(t, func() bool {
+		return one[int](t, conn, "SELECT count(*)::int FROM ml_private.job_chunk WHERE state = 'running'") > 0 || look(t, conn, id).State == "done"
+	}, 20*time.Second, time.Millisecond)
+	pid := first.worker(t)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP)) // it does not die, it only falls silent
+	stopped := time.Now()
+	s.startProgram(t, "ROWCAST_LISTEN=127.0.0.1:0")
+	require.Eventually(t, func() bool { return look(t, conn, id).State == "done" }, 40*time.Second, 20*time.Millisecond)
+	t.Logf("done %s after the first sidecar fell silent", time.Since(stopped))
+	_ = syscall.Kill(pid, syscall.SIGCONT) // and wakes up too late
+	require.Eventually(t, func() bool {
+		return one[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND state <> 'idle' AND datname = current_database()") == 0
+	}, 20*time.Second, 20*time.Millisecond)
+	completed(t, s, "s", "r", 60_000)
+}
+
+func TestARestartOfPostgreSQLInterruptsAJobOnly(t *testing.T) {
+	rows := size(t, "ROWCAST_JOB_ROWS", 100_000)
+	cluster := privateCluster(t)
+	exec(t, pgtest.Connect(t, cluster.URL("postgres")), "ALTER SYSTEM SET restart_after_crash = on")
+	exec(t, pgtest.Connect(t, cluster.URL("postgres")), "CREATE DATABASE shop")
+	exec(t, pgtest.Connect(t, cluster.URL("postgres")), "SELECT pg_reload_conf()")
+	command(t, 0, "migrate", "up", "--database-url", cluster.URL("shop"))
+	s := &sidecar{Database: &pgtest.Database{Name: "shop", URL: cluster.URL("shop")}, log: &syncBuffer{}}
+	s.serve(t, s.config(t))
+	conn := pgtest.Connect(t, s.URL)
+	columns := s.trees(t)
+	exec(t, conn, fmt.Sprintf("CREATE TABLE s AS SELECT i AS id, %s FROM generate_series(1, %d) i", columns, rows))
+	exec(t, conn, "ALTER TABLE s ADD PRIMARY KEY (id); CHECKPOINT")
+	for _, source := range []string{"s", "SELECT * FROM s"} {
+		exec(t, conn, "DROP TABLE IF EXISTS r")
+		id := one[int](t, conn, `SELECT ml.score('trees', $1, 'r', 'id', options => '{"chunk_rows": 2000, "unlogged": true}')`, source)
+		require.Eventually(t, func() bool { return look(t, conn, id).Done > 0 }, 20*time.Second, time.Millisecond)
+		// A backend that is killed makes PostgreSQL throw all others out and recover, which empties unlogged tables.
+		witness := pgtest.Connect(t, s.URL)
+		require.NoError(t, syscall.Kill(one[int](t, conn, "SELECT pg_backend_pid()"), syscall.SIGKILL))
+		require.Eventually(t, func() bool { return witness.Ping(context.Background()) != nil }, 30*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool {
+			again, err := pgx.Connect(context.Background(), s.URL)
+			if err == nil {
+				conn = again
+			}
+			return err == nil
+		}, 30*time.Second, 20*time.Millisecond)
+		j := await(t, conn, id, "done", "failed")
+		require.Equal(t, "done", j.State, "%s %s", j.SQLState, j.Error)
+		completed(t, s, "s", "r", rows)
+	}
+}
+
+func TestAJobOverATableThatIsWritten(t *testing.T) {
+	s := start(t)
+	conn, writer := s.Conn(t), s.Conn(t)
+	s.register(t, demo("iris_v2"), "iris")
+	flowers(t, conn, "flowers", 60_000)
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	group.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			// Rows move to other blocks, come, and go; those up to 50000 keep their key.
+			_, _ = writer.Exec(context.Background(), fmt.Sprintf(`UPDATE flowers SET petal_width = petal_width + 0.001 WHERE id %% 97 = %d;
+				INSERT INTO flowers SELECT 100000 + %d, 5, 3, 1, 1; DELETE FROM flowers WHERE id = %d`, n%97, n, 50001+n%10000))
+		}
+	})
+	succeeds(t, conn, `'iris', 'flowers', 'scores', 'id', options => '{"chunk_rows": 2000}'`)
+	cancel()
+	group.Wait()
+	require.Equal(t, []int{50_000, 50_000}, one[[]int](t, conn, "SELECT ARRAY[count(*), count(DISTINCT id)]::int[] FROM scores WHERE id <= 50000"))
+}
