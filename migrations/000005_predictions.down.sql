@@ -19,7 +19,7 @@ BEGIN
     FOR f IN
         SELECT p.oid::regprocedure AS name FROM pg_proc p
         WHERE (p.pronamespace, p.proname) IN (('ml'::regnamespace, 'set_log_policy'), ('ml'::regnamespace, 'grant_predictions'),
-            ('ml'::regnamespace, 'revoke_predictions'), ('ml_private'::regnamespace, 'reads_predictions'), ('ml_private'::regnamespace, 'logged'),
+            ('ml'::regnamespace, 'revoke_predictions'), ('ml_private'::regnamespace, 'reads_predictions'), ('ml_private'::regnamespace, 'logged'), ('ml_private'::regnamespace, 'logged_here'),
             ('ml_private'::regnamespace, 'keep_prediction'), ('ml_private'::regnamespace, 'log_header'), ('ml_private'::regnamespace, 'refresh_bi'),
             ('ml_private'::regnamespace, 'show_bi'), ('ml_private'::regnamespace, 'share_bi'), ('ml_private'::regnamespace, 'drop_predictions'),
             ('ml_private'::regnamespace, 'bi_name'), ('ml_private'::regnamespace, 'bi_expression'), ('ml_private'::regnamespace, 'keep_partitions'))

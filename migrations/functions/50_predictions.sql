@@ -12,37 +12,50 @@ RETURN (
     FROM ml_private.log_policy p WHERE p.model_id = log_header.model_id AND p.policy <> 'none');
 COMMENT ON FUNCTION ml_private.log_header(bigint, text, bigint) IS 'What a call of a reference carries so that the prediction is logged; NULL where it is not.';
 
-CREATE OR REPLACE FUNCTION ml_private.logged(key bytea, log text, body text) RETURNS text
+-- Spelled with schemas, operators and types, as ml_private.call() is: a pinned search_path would cost more than the rest of it.
+CREATE OR REPLACE FUNCTION ml_private.logged(key pg_catalog.bytea, log pg_catalog.text, body pg_catalog.text) RETURNS pg_catalog.text
 LANGUAGE plpgsql STABLE PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
-    call   text := 'L' || log || ' ' || to_json(who::text)::text || E'\n' || body;
-    answer text;
+    call   pg_catalog.text := 'L' OPERATOR(pg_catalog.||) log OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||)
+        pg_catalog.to_json(CASE WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' THEN session_user::pg_catalog.text
+                                ELSE pg_catalog.current_setting('role') END)::pg_catalog.text OPERATOR(pg_catalog.||) E'\n' OPERATOR(pg_catalog.||) body;
+    answer pg_catalog.text;
 BEGIN
-    IF starts_with(log, 'T') THEN
-        -- The message of PostgreSQL would name the statement of a function that nobody has heard of.
-        IF current_setting('transaction_read_only') = 'on' THEN
-            RAISE EXCEPTION 'predictions of model "%" are logged in the caller''s transaction, and this one is read-only',
-                split_part(substr(log, 2)::jsonb ->> 'reference', '@', 1)
-                USING ERRCODE = '25006',
-                      HINT = CASE WHEN pg_is_in_recovery() THEN 'This is a standby: predict on the primary.' ELSE 'Predict in a READ WRITE transaction.' END
-                          || ' Or let the sidecar write the log: SELECT ml.set_log_policy(MODEL, ''all'');';
-        END IF;
-        answer := ml_private.exchange(key, call, false);
-        PERFORM ml_private.keep_prediction(substr(log, 2)::jsonb, who, answer::jsonb);
-        RETURN answer::jsonb ->> 'answer';
+    IF pg_catalog.starts_with(log, 'T') THEN
+        RETURN ml_private.logged_here(key, log, call);
     END IF;
-    IF 'rowcast' = ANY ({{.Dblink}}.dblink_get_connections()) THEN
-        answer := {{.Dblink}}.dblink_exec('rowcast', left(encode(sha256(key || convert_to(call, 'UTF8')), 'hex'), 32) || ' ' || call, false);
-        IF starts_with(answer, '=') THEN
-            RETURN substr(answer, 2);
+    IF 'rowcast' OPERATOR(pg_catalog.=) ANY ({{.Dblink}}.dblink_get_connections()) THEN
+        answer := {{.Dblink}}.dblink_exec('rowcast', pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(key OPERATOR(pg_catalog.||)
+            pg_catalog.convert_to(call, 'UTF8')), 'hex'), 32) OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) call, false);
+        IF pg_catalog.starts_with(answer, '=') THEN
+            RETURN pg_catalog.substr(answer, 2);
         END IF;
     END IF;
     RETURN ml_private.exchange(key, call, false, answer);
 END $$;
 COMMENT ON FUNCTION ml_private.logged(bytea, text, text) IS 'Calls the sidecar for a prediction that is logged.';
+
+CREATE OR REPLACE FUNCTION ml_private.logged_here(key bytea, log text, call text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    header jsonb := substr(log, 2);
+    answer jsonb;
+BEGIN
+    -- The message of PostgreSQL would name the statement of a function that nobody has heard of.
+    IF current_setting('transaction_read_only') = 'on' THEN
+        RAISE EXCEPTION 'predictions of model "%" are logged in the caller''s transaction, and this one is read-only', split_part(header ->> 'reference', '@', 1)
+            USING ERRCODE = '25006',
+                  HINT = CASE WHEN pg_is_in_recovery() THEN 'This is a standby: predict on the primary.' ELSE 'Predict in a READ WRITE transaction.' END
+                      || ' Or let the sidecar write the log: SELECT ml.set_log_policy(MODEL, ''all'');';
+    END IF;
+    answer := ml_private.exchange(key, call, false);
+    PERFORM ml_private.keep_prediction(header, ml_private.caller(), answer);
+    RETURN answer ->> 'answer';
+END $$;
+COMMENT ON FUNCTION ml_private.logged_here(bytea, text, text) IS 'Calls the sidecar for a prediction that the caller''s transaction logs.';
 
 -- Parallel workers cannot write, nor can the leader while they run; nothing tells a function that it is so. The comment in the statement shows in the
 -- context of PostgreSQL's error.
