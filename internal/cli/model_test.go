@@ -26,7 +26,7 @@ func shaOf(t *testing.T, path string) string {
 // The life of a model, as a person at a terminal sees it.
 func TestTheLifeOfAModelInText(t *testing.T) {
 	db := served(t)
-	require.Equal(t, "No models yet. Register one: rowcast model register NAME FILE.onnx\n", db.does(t, "model", "list"))
+	require.Equal(t, "No models yet. Register one: rowcast model register NAME FILE\n", db.does(t, "model", "list"))
 	require.Equal(t, `iris version 1 registered: classification, 4 features, 7.9 kB.
 predict('iris', …) uses it now.
 `, db.does(t, "model", "register", demo("iris", "model.onnx")))
@@ -60,9 +60,9 @@ Features    sepal_length real
             petal_width real
 Labels      setosa, versicolor, virginica
 
-VERSION  ALIASES     SIZE       SHA-256       REGISTERED           BY        STATE
-2        challenger  651 bytes  %s  TIME  postgres  ok
-1        champion    7.9 kB     %s  TIME  postgres  ok
+VERSION  ALIASES     FORMAT  SIZE       SHA-256       REGISTERED           BY        STATE
+2        challenger  onnx    651 bytes  %s  TIME  postgres  ok
+1        champion    onnx    7.9 kB     %s  TIME  postgres  ok
 `, second[:12], first[:12]), timeless(db.does(t, "model", "show", "iris")))
 	require.Contains(t, db.does(t, "model", "show", "iris@challenger"), second[:12])
 	require.NotContains(t, db.does(t, "model", "show", "iris@2"), first[:12])
@@ -157,7 +157,7 @@ func TestAModelWithoutVersionsIsShown(t *testing.T) {
 Task   -
 Owner  postgres
 
-No versions. Register one: rowcast model register iris FILE.onnx
+No versions. Register one: rowcast model register iris FILE
 `, db.does(t, "model", "show", "iris"))
 	require.Contains(t, db.does(t, "model", "show", "iris", "--json"), `"versions": []`)
 	require.Contains(t, db.fails(t, 1, "model", "show", "iris@1"), `model "iris" has no version 1`)
@@ -177,7 +177,7 @@ func TestRegisterReadsModelYAMLAndFlagsWin(t *testing.T) {
 	e := db.fails(t, 2, "model", "register", model)
 	require.Contains(t, e, "what is the model's name?")
 	require.Contains(t, e, "name: NAME in "+filepath.Join(folder, "model.yaml"))
-	require.Contains(t, e, "usage: rowcast model register [NAME] FILE.onnx")
+	require.Contains(t, e, "usage: rowcast model register [NAME] FILE")
 
 	// A name alone: the rest comes from the graph.
 	require.Contains(t, db.does(t, "model", "register", "bare", model), "bare version 1 registered: classification, 4 features")
@@ -262,7 +262,7 @@ func TestWhatIsNoModelIsRefusedAndNotStored(t *testing.T) {
 	empty := filepath.Join(folder, "empty.onnx")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	require.Contains(t, db.fails(t, 1, "model", "register", "list", empty), "empty")
-	require.Contains(t, db.fails(t, 1, "model", "register", "list", folder), "cannot read")
+	require.Contains(t, db.fails(t, 1, "model", "register", "list", folder), "is a folder without MLmodel")
 	require.Contains(t, db.fails(t, 1, "model", "register", "list", filepath.Join(folder, "none.onnx")), "no such file")
 	require.Zero(t, one[int](t, db, "SELECT (SELECT count(*) FROM ml_private.artifact) + (SELECT count(*) FROM ml_private.model)"))
 }

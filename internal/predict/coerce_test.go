@@ -95,6 +95,9 @@ func TestMissingValues(t *testing.T) {
 			s.Features[i].Default = []byte(fmt.Sprint(i + 1))
 		}
 	})
+	require.Equal(t, "6", all.must(p, object, "{}"))
+	require.Equal(t, "6", all.must(p, record, `{"height": 2}`))
+	all.refuses(rowcast.CodeMissingFeature, p, record, `{"id": 3}`, "no column with the name of a feature")
 	require.Equal(t, "6", all.must(p, text, "{}"))
 	require.Equal(t, "6", all.must(p, text, "{ }"))
 }

@@ -2,6 +2,7 @@ package predict
 
 import (
 	"math"
+	"slices"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
 	"github.com/rowcast/rowcast/internal/tensorjson"
@@ -226,6 +227,9 @@ func (r *filler) fillJSON(payload []byte) error {
 	s.Advance()
 	if err := s.End(); err != nil {
 		return r.wrap(err)
+	}
+	if r.call.Format == rowcast.FormatRecord && !slices.Contains(seen, true) {
+		return r.stranger() // however much may be missing: it is another table's
 	}
 	for i := range features {
 		if seen[i] {

@@ -119,6 +119,9 @@ func (f *Frame) allocate() error {
 
 // presetAbsent writes what stands for features without a column into every row, once: no row overwrites it.
 func (f *Frame) presetAbsent() error {
+	if len(f.sources) == 0 {
+		return f.filler.stranger()
+	}
 	seen := make([]bool, len(f.model.plan.features))
 	for i := range f.sources {
 		seen[f.sources[i].at] = true

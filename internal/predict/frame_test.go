@@ -292,7 +292,7 @@ func TestFramesThatCannotBe(t *testing.T) {
 		require.Zero(t, f.engine.Stats().Running)
 	}
 	refuses(f, rowcast.CodeMissingFeature, []Column{{"a", oidFloat8}, {"c", oidFloat8}}, `feature "b" is missing`, "AS")
-	refuses(f, rowcast.CodeMissingFeature, nil, `features "a", "b" are missing`)
+	refuses(f, rowcast.CodeMissingFeature, nil, "no column with the name of a feature")
 	refuses(f, rowcast.CodeInvalidText, []Column{{"a", oidFloat8}, {"b", oidFloat8}, {"a", oidText}}, `feature "a" is given twice`)
 	refuses(f, rowcast.CodeFeatureType, []Column{{"a", oidFloat8}, {"b", 1082}}, `feature "b"`, "Cast")
 

@@ -99,21 +99,22 @@ func (r *filler) infinite(f *feature, v cell) error {
 // absent names every feature that an object lacks.
 func (r *filler) absent(seen []bool) error {
 	var lacking []feature
-	numbered := false // a bare ROW(1, 2) has columns named f1, f2
 	for i, f := range r.plan.features {
 		if !seen[i] && f.fallback.kind == cellAbsent && !f.missing {
 			lacking = append(lacking, f)
 		}
-		numbered = numbered || seen[i]
 	}
 	e := r.errorf(rowcast.CodeMissingFeature, ": %s missing", areNamed(lacking)).WithDetail("%s", r.expected())
 	if r.call.Format == rowcast.FormatRecord {
-		if !numbered {
-			return e.WithHint("A row is read by its column names; ROW(...) has none. Pass a table row, a subquery's row or an array.")
-		}
 		return e.WithHint("A row is read by its column names: select the feature, or give the column its name with AS.")
 	}
 	return e
+}
+
+// stranger says that a record has no feature at all. A bare ROW(1, 2) has columns named f1, f2.
+func (r *filler) stranger() error {
+	return r.errorf(rowcast.CodeMissingFeature, ": the row has no column with the name of a feature").WithDetail("%s", r.expected()).
+		WithHint("A row is read by its column names; ROW(...) has none. Pass a table row, a subquery's row or an array.")
 }
 
 func (r *filler) unknownKey(key string) error {
