@@ -178,10 +178,10 @@ func TestPredictRowsSeesTheTransactionAndItsRights(t *testing.T) {
 	require.Equal(t, plain, one[string](t, conn, "SELECT DISTINCT key FROM predict_rows('diabetes', $1, NULL::text)", "SELECT current_user::text, "+f))
 	// A type with a cast to JSON of its own: the cast is the caller's code too.
 	exec(t, admin, "CREATE SCHEMA theirs AUTHORIZATION "+plain)
-	exec(t, conn, `CREATE TYPE theirs.odd AS (n integer);
+	exec(t, conn, `CREATE TYPE theirs.odd AS ENUM ('x');
 		CREATE FUNCTION theirs.odd_json(theirs.odd) RETURNS json LANGUAGE sql AS $$ SELECT to_json(CASE WHEN current_user = session_user THEN 0.02 END) $$;
 		CREATE CAST (theirs.odd AS json) WITH FUNCTION theirs.odd_json(theirs.odd)`)
-	require.Equal(t, 1, one[int](t, conn, call, "SELECT 1 AS id, "+strings.Replace(f, "0.02::double precision", "ROW(1)::theirs.odd", 1)))
+	require.Equal(t, 1, one[int](t, conn, call, "SELECT 1 AS id, "+strings.Replace(f, "0.02::double precision", "'x'::theirs.odd", 1)))
 	refused(t, conn, "42601", call, all+") AS q; CREATE TABLE ml.evil (); SELECT * FROM (SELECT 1")
 
 	ctx := context.Background()

@@ -123,7 +123,7 @@ BEGIN
                                       ELSE value || ', a.predictions[a.place::pg_catalog.int4]::pg_catalog.int8::pg_catalog.text' END;
     IF lengths IS NULL THEN
         -- Every row takes about the same room, and rows stay in order: no sort.
-        size := greatest(64, least(8192, 131072 / greatest(cardinality(used), 1)));
+        size := greatest(64, least(2048, 131072 / greatest(cardinality(used), 1)));
         statement := format('WITH b AS MATERIALIZED (SELECT * FROM ROWS FROM (ml.fetch_rows($1, $2) AS (%s)) WITH ORDINALITY), '
             'a AS MATERIALIZED (SELECT p.* FROM (SELECT pg_catalog.count(*)::pg_catalog.int4 AS size, ARRAY[%s]::pg_catalog.bytea[] AS columns FROM b AS t) AS s '
             'CROSS JOIN LATERAL ml.predict_columns($3, nullif(s.size, 0), %L::pg_catalog.text[], s.columns) AS p) '
