@@ -415,18 +415,3 @@ COMMENT ON COLUMN ml.schedules.started_by IS 'The role whose rights its jobs hav
 COMMENT ON COLUMN ml.schedules.created_at IS 'When it was made.';
 
 GRANT SELECT ON ml.jobs, ml.schedules TO PUBLIC;
-
--- As in 30_registry.sql: of these only the views' helper is for everybody.
-DO $$
-DECLARE
-    f regprocedure;
-BEGIN
-    FOR f IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'ml_private'::regnamespace AND p.proname NOT IN ('may_use', 'may_follow')
-          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
-    END LOOP;
-    GRANT EXECUTE ON FUNCTION ml_private.may_follow(regrole, bigint, name) TO PUBLIC;
-END $$;

@@ -46,17 +46,3 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION ml.missing_chunks(text) IS $$How many chunks of an artifact are still to be uploaded: 0 when it is stored whole, NULL when its upload was never begun.
 Example: SELECT ml.missing_chunks('0f…64 digits');$$;
-
-DO $$
-DECLARE
-    f regprocedure;
-BEGIN
-    FOR f IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'ml_private'::regnamespace
-          AND p.proname IN ('open_change', 'journal', 'keep_artifact', 'journal_table', 'describe_row', 'undo_row', 'change_models', 'lock_change',
-                            'numbers', 'hold_numbers', 'rewind', 'artifact_used')
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
-    END LOOP;
-END $$;

@@ -3,14 +3,15 @@
 -- New functions are executable by PUBLIC; in ml_private only the views' helpers need that.
 DO $$
 DECLARE
-    f regprocedure;
+    f      regprocedure;
+    helper boolean;
 BEGIN
-    FOR f IN
-        SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'ml_private'::regnamespace AND p.proname NOT IN ('may_use', 'reads_predictions')
+    FOR f, helper IN
+        SELECT p.oid, p.proname IN ('may_use', 'may_follow', 'reads_predictions', 'may_see_change') FROM pg_proc p
+        WHERE p.pronamespace = 'ml_private'::regnamespace
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
     LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+        EXECUTE format(CASE WHEN helper THEN 'GRANT EXECUTE ON FUNCTION %s TO PUBLIC' ELSE 'REVOKE ALL ON FUNCTION %s FROM PUBLIC' END, f);
     END LOOP;
     -- A restore without the roles of its grants loses the routes; they follow from the other tables.
     PERFORM ml_private.route_model(m.id) FROM ml_private.model m;
