@@ -1,26 +1,3 @@
--- A view or function of the user's that uses Rowcast must stop a removal before anything is gone, and this is the first step of one: a rehearsal of what
--- 000003 does, undone again.
-DO $$
-DECLARE
-    f record;
-BEGIN
-    FOR f IN
-        SELECT c.oid::regclass AS name FROM pg_class c WHERE c.relnamespace = 'ml'::regnamespace AND c.relkind = 'v'
-    LOOP
-        EXECUTE format('DROP VIEW %s', f.name);
-    END LOOP;
-    FOR f IN
-        SELECT p.oid::regprocedure AS name FROM pg_proc p
-        WHERE p.pronamespace IN ('ml'::regnamespace, 'ml_private'::regnamespace)
-          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-    LOOP
-        EXECUTE format('DROP FUNCTION %s', f.name);
-    END LOOP;
-    RAISE EXCEPTION USING ERRCODE = '0L000', MESSAGE = 'nothing is in the way';
-EXCEPTION WHEN SQLSTATE '0L000' THEN
-    NULL;
-END $$;
-
 -- Jobs that run are lost with their rows; tables that they published are the users' and stay.
 DROP VIEW IF EXISTS ml.jobs;
 DROP VIEW IF EXISTS ml.schedules;
