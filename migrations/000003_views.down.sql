@@ -12,6 +12,7 @@ BEGIN
         SELECT p.oid::regprocedure AS name FROM pg_proc p
         WHERE p.pronamespace IN ('ml'::regnamespace, 'ml_private'::regnamespace)
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+        ORDER BY p.oid DESC
     LOOP
         EXECUTE format('DROP FUNCTION %s', f.name);
     END LOOP;

@@ -217,7 +217,7 @@ func TestPredictRowsNamesWhatIsWrong(t *testing.T) {
 
 	for _, query := range []string{"SELECT 1 AS id, 2 AS other", "SELECT 1 AS id, 2 AS other WHERE false"} {
 		e = refused(t, conn, "22004", call, query)
-		require.Contains(t, e.Message, "are missing", "also where there is no row")
+		require.Contains(t, e.Message, "no column with the name of a feature", "also where there is no row")
 	}
 	require.Zero(t, one[int](t, conn, call, "SELECT 1, "+f+" WHERE false"))
 	e = refused(t, conn, "42804", call, "SELECT")

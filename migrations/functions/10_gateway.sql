@@ -9,7 +9,7 @@ COMMENT ON FUNCTION ml_private.caller() IS 'The role whose rights count: what SE
 CREATE OR REPLACE FUNCTION ml_private.sign(key bytea, body text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN left(encode(sha256(key || convert_to(body, 'UTF8')), 'hex'), 32) || ' ' || body;
-COMMENT ON FUNCTION ml_private.sign(bytea, text) IS 'The text of a gateway call.';
+COMMENT ON FUNCTION ml_private.sign(bytea, text) IS 'The text of a gateway call with its code.';
 
 -- Where dblink lies in ml_private nobody else reaches the connection, neither to send something nor to see what is sent. There the gateway's token
 -- does instead of a code, which is a fifth of what a prediction costs PostgreSQL.
@@ -17,6 +17,11 @@ CREATE OR REPLACE FUNCTION ml_private.token_seal(key bytea) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN '{{.Dblink}}' = '"ml_private"' THEN ' ' || left(encode(sha256(convert_to('token', 'UTF8') || key), 'hex'), 32) END;
 COMMENT ON FUNCTION ml_private.token_seal(bytea) IS 'What stands behind the verb of a call that needs no code; NULL where dblink is for everybody.';
+
+CREATE OR REPLACE FUNCTION ml_private.seal(key bytea, body text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN coalesce(left(body, 1) || ml_private.token_seal(key) || substr(body, 2), ml_private.sign(key, body));
+COMMENT ON FUNCTION ml_private.seal(bytea, text) IS 'The text of a gateway call, with the token or else with its code.';
 
 -- A named connection per backend, kept until the session ends. Its name must differ from the server's: dblink_exec() with a server's name and no
 -- such connection would silently open a new one for every call.
@@ -63,7 +68,7 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp SET client_min_messages = error
 AS $$
 DECLARE
-    call   text := ml_private.sign(key, body);
+    call   text; -- made when it is sent: a batch is megabytes
     status text;
     answer text;
     row    boolean := in_row;
@@ -74,6 +79,9 @@ BEGIN
         opened := true;
     END IF;
     LOOP
+        IF call IS NULL AND tag IS NULL THEN
+            call := ml_private.seal(key, body);
+        END IF;
         IF row THEN
             -- Two columns, or none where the connection is lost.
             status := NULL;
@@ -88,12 +96,12 @@ BEGIN
         WHEN '=' THEN
             RETURN answer;
         WHEN '.' THEN
-            call := ml_private.sign(key, 'W');
+            call := ml_private.seal(key, 'W');
         WHEN '~' THEN
-            call := ml_private.sign(key, 'F');
+            call := ml_private.seal(key, 'F');
             row := true;
         WHEN '!' THEN
-            PERFORM {{.Dblink}}.dblink_exec('rowcast', ml_private.sign(key, 'E'), true);
+            PERFORM {{.Dblink}}.dblink_exec('rowcast', ml_private.seal(key, 'E'), true);
             RAISE EXCEPTION 'the sidecar reported an error and then did not say which'
                 USING ERRCODE = '58000', HINT = 'See the log of rowcast serve.';
         ELSE
@@ -105,7 +113,7 @@ BEGIN
             PERFORM ml_private.connect();
             opened := true;
             row := in_row;
-            call := ml_private.sign(key, body);
+            call := NULL;
         END CASE;
     END LOOP;
 END $$;
@@ -220,8 +228,7 @@ BEGIN
             RETURN ml_private.logged(r.key, r.log, body);
         END IF;
         IF answer IS NULL AND 'rowcast' OPERATOR(pg_catalog.=) ANY ({{.Dblink}}.dblink_get_connections()) THEN
-            answer := {{.Dblink}}.dblink_exec('rowcast', pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(r.key OPERATOR(pg_catalog.||)
-                pg_catalog.convert_to(body, 'UTF8')), 'hex'), 32) OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) body, false);
+            answer := {{.Dblink}}.dblink_exec('rowcast', ml_private.seal(r.key, body), false);
             IF pg_catalog.starts_with(answer, '=') THEN
                 RETURN pg_catalog.substr(answer, 2);
             END IF;

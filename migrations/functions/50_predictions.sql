@@ -26,8 +26,7 @@ BEGIN
         RETURN ml_private.logged_here(key, log, call);
     END IF;
     IF 'rowcast' OPERATOR(pg_catalog.=) ANY ({{.Dblink}}.dblink_get_connections()) THEN
-        answer := {{.Dblink}}.dblink_exec('rowcast', pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(key OPERATOR(pg_catalog.||)
-            pg_catalog.convert_to(call, 'UTF8')), 'hex'), 32) OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) call, false);
+        answer := {{.Dblink}}.dblink_exec('rowcast', ml_private.seal(key, call), false);
         IF pg_catalog.starts_with(answer, '=') THEN
             RETURN pg_catalog.substr(answer, 2);
         END IF;
