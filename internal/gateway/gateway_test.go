@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+
+	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
 func TestScalarRidesInTheTag(t *testing.T) {
@@ -380,4 +383,28 @@ func TestRowVerbsInTheShapeOfScalars(t *testing.T) {
 	}
 	require.Equal(t, ".", c.tag("J "+spec+" churn@3 - jsleep 120ms"))
 	require.Equal(t, "=slept 120ms", c.tag("W"))
+}
+
+func TestEveryKindOfPredictionIsCounted(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	_, _, dir := start(t, func(o *Options) { o.Metrics = NewMetrics(reg) })
+	c := connect(t, dir)
+	call := " " + spec + " churn@3 - "
+	for _, v := range []string{"p", "l", "Q", "J", "I"} {
+		require.Equal(t, "=1", c.tag(v+call+"techo 1"))
+	}
+	require.Equal(t, "=1", c.tag("B"+call+"mecho 1"))
+	require.Equal(t, "!", c.tag("B"+call+"mrefuse"))
+	counted := map[string]float64{}
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "rowcast_gateway_calls_total" && m.GetCounter().GetValue() > 0 {
+				counted[m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	require.Equal(t, map[string]float64{"predict ok": 1, "predict_label ok": 1, "predict_proba ok": 1, "predict_json ok": 1, "infer ok": 1, "batch ok": 1,
+		"batch " + string(rowcast.CodeFeatureRange): 1}, counted)
 }

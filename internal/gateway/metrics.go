@@ -41,6 +41,8 @@ func (v verb) label() string {
 		return "predict_json"
 	case verbInfer, verbTagInfer:
 		return "infer"
+	case verbBatch:
+		return "batch"
 	case verbNoop:
 		return "noop"
 	case verbValidateUpload, verbValidateStored:
