@@ -181,9 +181,12 @@ type planner struct {
 	session   *session
 	who       starter
 	relation  uint32 // of a source that is a table, else 0
-	rows      int64
+	rows      int64  // or unknown
 	chunks    []chunkRange
 }
+
+// unknown is a number of rows that nobody knows: NULL in ml.jobs.
+const unknown = -1
 
 type chunkRange struct {
 	lo, hi *string
@@ -350,7 +353,7 @@ func (p *planner) store(ctx context.Context) error {
 	if err := p.session.exec(ctx, strings.Join(statements, ";")); err != nil {
 		return p.session.rollBack(ctx, err)
 	}
-	n, err := p.session.affected(ctx, fmt.Sprintf(`UPDATE ml_private.job SET phase = 'score', plan = %s, rows_total = %d, rows_before = 0, rows_done = 0, rows_skipped = 0,
+	n, err := p.session.affected(ctx, fmt.Sprintf(`UPDATE ml_private.job SET phase = 'score', plan = %s, rows_total = nullif(%d, -1), rows_before = 0, rows_done = 0, rows_skipped = 0,
 		scoring_since = clock_timestamp(), sidecar = NULL, lease_until = NULL, attempts = 0, error = NULL, sqlstate = NULL, detail = NULL, hint = NULL, retry_at = NULL
 		WHERE id = %d AND epoch = %d AND phase = 'plan' AND state IN ('running', 'paused')`, literal(string(text)), p.rows, p.job.ID, p.job.Epoch))
 	if err == nil && n != 1 {

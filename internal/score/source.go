@@ -326,7 +326,7 @@ func (p *planner) cutByKey(ctx context.Context, ix *index) (bool, error) {
 	}
 	p.rows = int64(float64(sampled) / percent * 100)
 	if p.Filter != "" {
-		p.rows = 0 // nobody knows before they are read
+		p.rows = unknown // before they are read
 	}
 	p.chunkRows(int64(float64(sampled) / percent * 100))
 	wanted := int(float64(sampled)/percent*100) / int(p.ChunkRows)

@@ -21,7 +21,8 @@ func TestAFullDiskReachesTheJobAndItGoesOnWhenThereIsRoom(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	require.NoError(t, os.Chmod(folder, 0o755))
 	if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "size=4m"); err != nil {
-		t.Skipf("no small file system to fill: mount: %v (run the tests as root)", err)
+		t.Skipf("what a full disk does is not shown here: the test fills a file system of 4 MB, and mounting one failed: %v. "+
+			"Run it as root, in a container that may mount (CAP_SYS_ADMIN)", err)
 	}
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(folder, syscall.MNT_DETACH)) })
 	space := filepath.Join(folder, "space")

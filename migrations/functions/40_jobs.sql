@@ -91,6 +91,10 @@ BEGIN
     WHERE m.id = r.model_id
     RETURNING id INTO added;
     PERFORM pg_notify('rowcast', 'job ' || added);
+    IF NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datname = current_database() AND a.application_name IN ('rowcast serve', 'rowcast worker')) THEN
+        RAISE WARNING 'job % waits: the Rowcast sidecar of database "%" is not running', added, current_database()
+            USING HINT = 'Start it with: DATABASE_URL=... rowcast serve';
+    END IF;
     RETURN added;
 END $$;
 COMMENT ON FUNCTION ml_private.start_job(text, text, text, text, text, text, jsonb, text, name, ml_private.schedule) IS 'Checks and stores a job.';
@@ -347,7 +351,7 @@ COMMENT ON FUNCTION ml_private.start_schedule(bigint, timestamptz) IS 'Starts th
 CREATE OR REPLACE VIEW ml.jobs WITH (security_barrier) AS
 SELECT j.id, j.model, j.version, j.source, j.target, j.key, j.mode, j.on_error, j.state, j.rows_total, p.done AS rows_done, p.skipped AS rows_skipped,
        CASE WHEN j.state IN ('running', 'done') THEN round(p.rate)::bigint END AS rows_per_second,
-       CASE WHEN j.state = 'running' AND p.rate > 0 THEN make_interval(secs => round(greatest(j.rows_total - p.done - p.skipped, 0) / p.rate)::double precision) END AS time_left,
+       CASE WHEN j.state = 'running' AND p.rate > 0 AND j.rows_total IS NOT NULL THEN make_interval(secs => round(greatest(j.rows_total - p.done - p.skipped, 0) / p.rate)::double precision) END AS time_left,
        j.error, j.sqlstate, j.hint, pg_get_userbyid(j.started_by) AS started_by, j.created_at, j.started_at, j.finished_at, j.schedule,
        j.detail, j.retry_at, CASE WHEN j.phase IN ('plan', 'score', 'publish') THEN j.phase END AS phase
 FROM ml_private.job j
@@ -372,7 +376,7 @@ COMMENT ON COLUMN ml.jobs.key IS 'Column of the source that names a row.';
 COMMENT ON COLUMN ml.jobs.mode IS 'create, replace or append.';
 COMMENT ON COLUMN ml.jobs.on_error IS 'stop, or skip: bad rows go to the error table.';
 COMMENT ON COLUMN ml.jobs.state IS 'queued, running, paused, done, failed or canceled.';
-COMMENT ON COLUMN ml.jobs.rows_total IS 'Rows to score; an estimate where the source is read in ranges of its key.';
+COMMENT ON COLUMN ml.jobs.rows_total IS 'Rows to score: an estimate where the source is read in ranges of its key, NULL where nobody knows (before it is planned, and in an incremental job).';
 COMMENT ON COLUMN ml.jobs.rows_done IS 'Rows scored so far.';
 COMMENT ON COLUMN ml.jobs.rows_skipped IS 'Bad rows so far.';
 COMMENT ON COLUMN ml.jobs.rows_per_second IS 'Rate since scoring started or was resumed.';
