@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rowcast/rowcast/internal/jobclient"
+	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
 const jobsShown = 20
@@ -22,9 +25,9 @@ func (a *app) jobCommand() *cobra.Command {
   rowcast job watch 12
   rowcast job cancel 12`
 	c.AddCommand(a.jobList(), a.jobShow(), a.jobWatch(),
-		a.jobChange("pause", "Let a job stop after what it is writing, until resume", (*jobclient.Client).Pause),
+		a.jobChange("pause", "Stop a job until resume; what is committed stays, what is under way is done again", (*jobclient.Client).Pause),
 		a.jobChange("resume", "Let a paused job go on", (*jobclient.Client).Resume),
-		a.jobChange("cancel", "End a job", (*jobclient.Client).Cancel),
+		a.jobChange("cancel", "End a job; its target is as it was before", (*jobclient.Client).Cancel),
 		a.jobChange("retry", "Let a failed job go on where it stopped; a canceled one begins anew", (*jobclient.Client).Retry),
 	)
 	c.PersistentFlags().Bool("json", false, "print JSON")
@@ -36,6 +39,10 @@ func (a *app) jobList() *cobra.Command {
 	var all bool
 	c := a.jobCommandOf("list", "List jobs, the newest first", "rowcast job list --state running", cobra.NoArgs,
 		func(ctx context.Context, cmd *cobra.Command, jobs *jobclient.Client, _ []string) error {
+			if f.State != "" && !slices.Contains(jobclient.States(), f.State) {
+				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "--state %q is none of a job", f.State).
+					WithHint("The states are %s.", strings.Join(jobclient.States(), ", "))}
+			}
 			if !all {
 				f.Most = jobsShown
 			}
@@ -102,6 +109,9 @@ func (a *app) showJob(j *jobclient.Job) error {
 	}
 	printf(t, "Job\t%d\n", j.ID)
 	field("State", j.State)
+	if j.State == jobclient.StateRunning {
+		field("Phase", j.Phase)
+	}
 	printf(t, "Model\t%s version %d\n", j.Model, j.Version)
 	field("Source", j.Source)
 	printf(t, "Target\t%s (%s)\n", j.Target, j.Mode)

@@ -128,9 +128,9 @@ Created     TIME
 		"job cancel 99": "job 99 does not exist",
 		"job pause 2":   "job 2 is canceled and cannot be paused",
 		"job resume 2":  "job 2 is canceled, not paused",
-		"score iriss --source i --target t --key id":               `Did you mean "iris"?`,
-		"score iris --source i --target t --key id --chunk-rows 3": `option "chunk_rows" is 3`,
-		"schedule remove nightly":                                  `schedule "nightly" does not exist`,
+		"score iriss --source i --target t --key id":                      `Did you mean "iris"?`,
+		"score iris --source i --target t --key id --chunk-rows 10000001": `option "chunk_rows" is 10000001`,
+		"schedule remove nightly":                                         `schedule "nightly" does not exist`,
 	} {
 		require.Contains(t, db.fails(t, 1, strings.Fields(line)...), says, line)
 	}
@@ -320,7 +320,7 @@ func TestAJobFromTheCommandLine(t *testing.T) {
 	require.Contains(t, e, "SQLSTATE 22004")
 	status, text, _ = rowcast(append(scoreIris, "--replace", "--on-error", "skip", "--database-url", db.URL)...)
 	require.Zero(t, status)
-	require.Contains(t, text, " 1 rows were skipped.")
+	require.Contains(t, text, " 1 row was skipped.")
 	require.Contains(t, db.failsAfter(t, "score", "iris", "--source", "no_such_table", "--target", "t", "--key", "id"), "no_such_table")
 }
 

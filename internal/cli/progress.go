@@ -208,7 +208,10 @@ func summary(j *jobclient.Job) string {
 		text += fmt.Sprintf(", %s rows/s", count(int64(float64(done(j))/took)))
 	}
 	text += fmt.Sprintf(", into %s by %s version %d.", j.Target, j.Model, j.Version)
-	if j.RowsSkipped > 0 {
+	switch {
+	case j.RowsSkipped == 1:
+		text += " 1 row was skipped."
+	case j.RowsSkipped > 1:
 		text += fmt.Sprintf(" %s rows were skipped.", count(j.RowsSkipped))
 	}
 	return text

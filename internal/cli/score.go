@@ -16,6 +16,9 @@ import (
 // exitDetached says that the job goes on, or waits, without the command that was told to wait for it.
 const exitDetached = 3
 
+// leastChunk is the fewest rows that ml.score() takes for a chunk.
+const leastChunk = 1000
+
 func (a *app) scoreCommand() *cobra.Command {
 	var f scoreFlags
 	var detach bool
@@ -101,7 +104,7 @@ func (f *scoreFlags) add(c *cobra.Command) {
 	s.BoolVar(&f.appendRows, "append", false, "add to what the target has")
 	s.StringVar(&f.onError, "on-error", jobclient.OnErrorStop, "what a row that the model cannot take does: stop the job, or skip (into an error table)")
 	s.BoolVar(&f.newRows, "new-rows", false, "only rows whose key this version has not scored yet (adds to the target)")
-	s.StringVar(&f.since, "since", "", "timestamp column of the source: only rows newer than what was scored before (adds to the target)")
+	s.StringVar(&f.since, "since", "", "timestamp column of the source: only rows newer than what was scored before (takes the place of earlier results)")
 	s.BoolVar(&f.probabilities, "probabilities", false, "store the probability of each label, too")
 	s.BoolVar(&f.unlogged, "unlogged", false, "create the target unlogged: faster, and empty after a crash of PostgreSQL")
 	s.StringVar(&f.errorTable, "error-table", "", "table that takes the rows that are skipped (default: TARGET_errors)")
@@ -133,8 +136,8 @@ func (f *scoreFlags) request(model, mode string) (jobclient.Request, error) {
 	if f.onError != jobclient.OnErrorStop && f.onError != jobclient.OnErrorSkip {
 		return r, usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, `--on-error must be stop or skip, not %q`, f.onError)}
 	}
-	if f.chunkRows < 0 {
-		return r, usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "--chunk-rows must be at least 1, not %d", f.chunkRows)}
+	if f.chunkRows != 0 && f.chunkRows < leastChunk {
+		return r, usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "--chunk-rows must be at least %d, not %d", leastChunk, f.chunkRows)}
 	}
 	return jobclient.Request{
 		Model: model, Source: f.source, Target: f.target, Key: f.key, Mode: mode, OnError: f.onError,

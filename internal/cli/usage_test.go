@@ -48,6 +48,7 @@ func TestUsageErrors(t *testing.T) {
 		"job bogus":                          `unknown command "bogus" for "rowcast job"`,
 		"job show":                           "accepts 1 arg(s), received 0",
 		"job watch twelve":                   `ID must be a whole number of at least 1, not "twelve"`,
+		"job list --state runing":            `--state "runing" is none of a job`,
 		"job cancel 0":                       `ID must be a whole number of at least 1, not "0"`,
 		"schedule bogus":                     `unknown command "bogus" for "rowcast schedule"`,
 		"schedule add nightly":               "accepts 3 arg(s), received 1",
@@ -80,7 +81,8 @@ func TestUsageErrors(t *testing.T) {
 		"--replace --new-rows":               "--replace contradicts --new-rows and --since",
 		"--replace --since updated_at":       "--replace contradicts --new-rows and --since",
 		"--on-error ignore":                  `--on-error must be stop or skip, not "ignore"`,
-		"--chunk-rows -1":                    "--chunk-rows must be at least 1, not -1",
+		"--chunk-rows -1":                    "--chunk-rows must be at least 1000, not -1",
+		"--chunk-rows 999":                   "--chunk-rows must be at least 1000, not 999",
 		"--chunk-rows many":                  `invalid argument "many" for "--chunk-rows" flag`,
 		"--json --detach --replace --append": "--replace and --append contradict each other",
 	} {

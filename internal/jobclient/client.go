@@ -94,6 +94,11 @@ const (
 	StateCanceled = "canceled"
 )
 
+// States are all of them, in the order of a job's life.
+func States() []string {
+	return []string{StateQueued, StateRunning, StatePaused, StateDone, StateFailed, StateCanceled}
+}
+
 // Ended reports whether the job does nothing more by itself.
 func (j *Job) Ended() bool {
 	return j.State == StateDone || j.State == StateFailed || j.State == StateCanceled
@@ -189,7 +194,7 @@ func jobs(rows []db.ScoringJobsRow, err error) ([]Job, error) {
 	return list, nil
 }
 
-// Pause stops a job after the chunks that are being written, until Resume.
+// Pause stops a job until Resume. What is committed stays, what is under way is given up and done again.
 func (c *Client) Pause(ctx context.Context, id int64) error {
 	return postgres.Error(c.q.PauseScoring(ctx, id))
 }
