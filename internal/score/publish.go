@@ -126,11 +126,18 @@ func (p *publisher) checkUnique(ctx context.Context) error {
 	return p.session.exec(ctx, "CREATE UNIQUE INDEX ON "+p.Results+" ("+identifier(p.Key.Name)+")")
 }
 
-// explain names the key that the source has twice.
+// explain names the key that the source has twice, and says what to do about one that the target has already.
 func (p *publisher) explain(err error) error {
-	if f := p.diagnose(err); f.state == "23505" && (strings.Contains(f.detail, "is duplicated") || strings.Contains(f.message, "job_")) {
+	f := p.diagnose(err)
+	switch {
+	case f.state != "23505":
+		return err
+	case strings.Contains(f.detail, "is duplicated") || strings.Contains(f.message, "job_"):
 		return refuse("23505", "the key %q is not unique in the source", p.Key.Name).because("%s", f.detail).
 			advise("Score a query that has each key once, or choose another key.")
+	case p.job.Mode == "append" && f.hint == "":
+		return refuse("23505", "%s", f.message).because("%s", f.detail).
+			advise("Rows of the target are in the way: use mode replace, or the option new_rows or since.")
 	}
 	return err
 }

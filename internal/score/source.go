@@ -112,6 +112,10 @@ func (p *planner) findSource(ctx context.Context) error {
 		WHERE a.attrelid OPERATOR(pg_catalog.=) found AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped;`
 	rows, err := p.session.ask(ctx, p.who, returns, body, readOnly)
 	if err != nil {
+		if stateOf(err) == "42P01" && !isQuery(p.job.Source) {
+			return refuse("42P01", "source %s does not exist", p.job.Source).
+				advise("It was looked up by the search_path of the session that asked for the job: %s. Write schema.table.", p.Path)
+		}
 		return err
 	}
 	wanted := map[string]bool{p.job.Key: true}
@@ -135,7 +139,8 @@ func (p *planner) findSource(ctx context.Context) error {
 		}
 	}
 	if !found {
-		return refuse("42703", "the source has no column %q to be the key", p.job.Key).because("It has %s.", strings.Join(names, ", "))
+		return refuse("42703", "the source has no column %q to be the key", p.job.Key).because("It has %s.", strings.Join(names, ", ")).
+			advise("Name one of these, with capital letters and without quotes where it has them.")
 	}
 	if p.Source == "" {
 		relation, err := strconv.ParseUint(string(rows[0][0]), 10, 32)
