@@ -304,35 +304,6 @@ func (q *Queries) JobByID(ctx context.Context, id int64) (MlPrivateJob, error) {
 	return i, err
 }
 
-const jobCounts = `-- name: JobCounts :many
-SELECT state, count(*)::bigint AS jobs FROM ml_private.job WHERE phase <> 'end' OR state = 'failed' GROUP BY state
-`
-
-type JobCountsRow struct {
-	State string `json:"state"`
-	Jobs  int64  `json:"jobs"`
-}
-
-func (q *Queries) JobCounts(ctx context.Context) ([]JobCountsRow, error) {
-	rows, err := q.db.Query(ctx, jobCounts)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []JobCountsRow{}
-	for rows.Next() {
-		var i JobCountsRow
-		if err := rows.Scan(&i.State, &i.Jobs); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const jobSignature = `-- name: JobSignature :one
 SELECT signature FROM ml_private.version WHERE spec = $1 LIMIT 1
 `
@@ -464,7 +435,7 @@ func (q *Queries) PublishComplete(ctx context.Context) ([]int64, error) {
 }
 
 const refuseSchedule = `-- name: RefuseSchedule :exec
-UPDATE ml_private.schedule SET error = $1::text, sqlstate = '22023' WHERE id = $2
+UPDATE ml_private.schedule SET error = $1::text, sqlstate = '22023', next_at = NULL WHERE id = $2
 `
 
 type RefuseScheduleParams struct {

@@ -112,7 +112,7 @@ FOR UPDATE SKIP LOCKED;
 UPDATE ml_private.schedule SET next_at = sqlc.arg(wall)::timestamp AT TIME ZONE timezone WHERE id = sqlc.arg(id);
 
 -- name: RefuseSchedule :exec
-UPDATE ml_private.schedule SET error = sqlc.arg(error)::text, sqlstate = '22023' WHERE id = sqlc.arg(id);
+UPDATE ml_private.schedule SET error = sqlc.arg(error)::text, sqlstate = '22023', next_at = NULL WHERE id = sqlc.arg(id);
 
 -- name: ScheduleDue :one
 SELECT id, cron, timezone, (clock_timestamp() AT TIME ZONE timezone)::timestamp AS wall FROM ml_private.schedule
@@ -123,9 +123,6 @@ LIMIT 1;
 
 -- name: StartSchedule :one
 SELECT ml_private.start_schedule(sqlc.arg(id)::bigint, (sqlc.arg(wall)::timestamp AT TIME ZONE sqlc.arg(timezone)::text)::timestamptz)::bigint AS job;
-
--- name: JobCounts :many
-SELECT state, count(*)::bigint AS jobs FROM ml_private.job WHERE phase <> 'end' OR state = 'failed' GROUP BY state;
 
 -- name: EndExpiredSessions :exec
 SELECT pg_terminate_backend(a.pid)
