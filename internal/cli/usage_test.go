@@ -48,7 +48,7 @@ func TestUsageErrors(t *testing.T) {
 		"job bogus":                          `unknown command "bogus" for "rowcast job"`,
 		"job show":                           "accepts 1 arg(s), received 0",
 		"job watch twelve":                   `ID must be a whole number of at least 1, not "twelve"`,
-		"job list --state runing":            `--state "runing" is none of a job`,
+		"job list --state begun":             `--state "begun" is none of a job`,
 		"job cancel 0":                       `ID must be a whole number of at least 1, not "0"`,
 		"schedule bogus":                     `unknown command "bogus" for "rowcast schedule"`,
 		"schedule add nightly":               "accepts 3 arg(s), received 1",

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,13 +25,18 @@ func benchRows(b *testing.B) int {
 	return n
 }
 
+// tenTimes writes a form for each of ten columns.
+func tenTimes(form, between string) string {
+	list := make([]string, 10)
+	for i := range list {
+		list[i] = fmt.Sprintf(form, i)
+	}
+	return strings.Join(list, between)
+}
+
 // numbersTable makes a table of a key and ten features.
 func numbersTable(b *testing.B, conn *pgx.Conn, rows int) {
-	columns := ""
-	for i := range 10 {
-		columns += fmt.Sprintf(", random() * 4 - 2 AS f%d", i)
-	}
-	exec(b, conn, fmt.Sprintf("CREATE UNLOGGED TABLE numbers AS SELECT i::bigint AS id%s FROM generate_series(1, %d) i", columns, rows))
+	exec(b, conn, fmt.Sprintf("CREATE UNLOGGED TABLE numbers AS SELECT i::bigint AS id, %s FROM generate_series(1, %d) i", tenTimes("random() * 4 - 2 AS f%d", ", "), rows))
 	exec(b, conn, "VACUUM ANALYZE numbers")
 }
 
@@ -107,26 +113,8 @@ func BenchmarkPredictRows(b *testing.B) {
 //
 //	go test ./internal/server -run '^$' -bench WireForms -benchtime 20x
 func BenchmarkWireForms(b *testing.B) {
-	each := func(form string) string { // per column, joined
-		text := ""
-		for i := range 10 {
-			if i > 0 {
-				text += ", "
-			}
-			text += fmt.Sprintf(form, i)
-		}
-		return text
-	}
-	joined := func(form string) string {
-		text := ""
-		for i := range 10 {
-			if i > 0 {
-				text += " || "
-			}
-			text += fmt.Sprintf(form, i)
-		}
-		return text
-	}
+	each := func(form string) string { return tenTimes(form, ", ") } // per column
+	joined := func(form string) string { return tenTimes(form, " || ") }
 	row := "ROW(" + each("f%d") + ")"
 	array := "ARRAY[" + each("f%d") + "]"
 	columns := "array_send(ARRAY[" + each("array_send(array_agg(f%d))") + "])"
