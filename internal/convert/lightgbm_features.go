@@ -141,7 +141,7 @@ func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 	for n := 0; n < len(lists) && fits; n++ {
 		fits = codesBelow(infos[owners[n]], len(lists[n])) && fs.list[owners[n]].views&^viewCode == 0
 	}
-	if !fits {
+	if !fits || fs.alsoFit(owners, lists, infos) {
 		fs.warnings = append(fs.warnings, "The file holds the categories of "+strconv.Itoa(len(lists))+
 			" columns of a data frame. Which features they belong to can't be told, so categorical features take pandas' codes (0, 1, …).")
 		return nil
@@ -154,6 +154,27 @@ func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 		}
 	}
 	return nil
+}
+
+// alsoFit reports whether the lists fit other features as well, in order: whoever trains may say himself which columns are categorical, numbers among
+// them, and leave out one that pandas lists. Such a column's codes are numbers then that go from 0 to the end of its list.
+func (fs *lightgbmFeatures) alsoFit(owners []int, lists [][]any, infos []string) bool {
+	// The first n lists fit features that were seen; among those is, or is not, one that is no owner.
+	with, without := make([]bool, len(lists)+1), make([]bool, len(lists)+1)
+	without[0] = true
+	for i := range fs.list {
+		owns := slices.Contains(owners, i)
+		for n := len(lists) - 1; n >= 0; n-- {
+			switch {
+			case owns && codesBelow(infos[i], len(lists[n])):
+				with[n+1] = with[n+1] || with[n]
+				without[n+1] = without[n+1] || without[n]
+			case !owns && len(lists[n]) > 1 && infos[i] == "[0:"+strconv.Itoa(len(lists[n])-1)+"]":
+				with[n+1] = with[n+1] || with[n] || without[n]
+			}
+		}
+	}
+	return with[len(lists)]
 }
 
 // declared reads the indexes that the training's categorical_feature lists; nil where it lists something else.
