@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
+
+	"github.com/rowcast/rowcast/internal/modelmigrate"
 )
 
 // has reports whether the schema has a table.
@@ -123,9 +125,36 @@ func TestLogPoliciesAreTakenBack(t *testing.T) {
 	}
 	require.Equal(t, 0, views(), "nothing is left to look at")
 
+	// A model that comes back has its log again, until the change that dropped it is there for good.
+	s.up(t, dir, 2)
+	require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', '{5.1,3.5,1.4,0.2}')"))
+	logged := func() int { return one[int](t, conn, "SELECT count(*)::integer FROM ml_private.prediction") }
+	lasting := t.TempDir()
+	gone := write(t, lasting, "gone_for_good", "SELECT ml.drop_model('iris')")
+	theirs := func(o *modelmigrate.Options) { o.Table = "public.theirs" }
+	for range 2 {
+		_, err := s.runner(t, lasting, theirs).Up(context.Background(), -1)
+		require.NoError(t, err)
+		execute(t, conn, "SELECT ml_private.keep_partitions()")
+		require.Equal(t, 1, logged())
+		_, err = s.runner(t, lasting, theirs).Down(context.Background(), 1)
+		require.NoError(t, err)
+		require.Equal(t, 1, one[int](t, conn, "SELECT count(*)::integer FROM ml.predictions WHERE model = 'iris'"))
+	}
+	_, err := s.runner(t, lasting, theirs).Up(context.Background(), -1)
+	require.NoError(t, err)
+	require.Contains(t, gone.Up, "000001_gone_for_good")
+	for _, name := range []string{"000001_gone_for_good", "000002_log", "000001_iris"} {
+		execute(t, conn, "SELECT ml.forget_change($1)", name)
+	}
+	execute(t, conn, "SELECT ml_private.keep_partitions()")
+	require.Equal(t, 0, logged())
+	_, err = s.runner(t, dir).Force(context.Background(), 0)
+	require.NoError(t, err)
+
 	// What was predicted stays explained.
 	s.up(t, dir, 3)
 	require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', '{5.1,3.5,1.4,0.2}')"))
-	_, err := s.runner(t, dir).Down(context.Background(), 1)
+	_, err = s.runner(t, dir).Down(context.Background(), 1)
 	require.Contains(t, problem(t, err).Message, "is named by stored predictions")
 }

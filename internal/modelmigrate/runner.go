@@ -407,7 +407,7 @@ func (s *session) force(version int) error {
 			return err
 		}
 		for _, p := range s.files.pairs {
-			_, made := s.changes[p.change]
+			c, made := s.changes[p.change]
 			switch {
 			case p.version > version && made:
 				s.report.Notes = append(s.report.Notes, fmt.Sprintf("%s is above version %d but in place; before it runs again: "+
@@ -415,6 +415,9 @@ func (s *session) force(version int) error {
 			case p.version <= version && made:
 				if _, err := db.New(tx).AcceptChange(s.ctx, db.AcceptChangeParams{Name: p.change, Checksum: p.checksum}); err != nil {
 					return err
+				}
+				if c.Checksum != p.checksum {
+					s.report.Notes = append(s.report.Notes, p.up+" counts as what ran, as it is now")
 				}
 			}
 		}
