@@ -45,13 +45,23 @@ func TestMLflowModelsAreRegisteredByTheirFolder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			folder := mlflowModel(name)
 			flavor, _, _ := strings.Cut(name, "_")
-			require.Contains(t, db.does(t, "model", "register", folder), name+" version 1 registered: ")
+			register := func(path string) string {
+				status, out, errOut := rowcast("model", "register", path, "--database-url", db.URL)
+				require.Zero(t, status, errOut)
+				if name == "onnx_columns" {
+					require.Contains(t, errOut, `the signature calls "urgent" optional, but its tensor is bool`)
+				} else {
+					require.Empty(t, errOut)
+				}
+				return out
+			}
+			require.Contains(t, register(folder), name+" version 1 registered: ")
 			zipped := filepath.Join(packed, name+".zip")
 			zipFolder(t, folder, zipped)
-			require.Contains(t, db.does(t, "model", "register", zipped), ", converted from mlflow-"+flavor)
+			require.Contains(t, register(zipped), ", converted from mlflow-"+flavor)
 			tarred := filepath.Join(packed, strings.ToUpper(name)+".tar.gz")
 			require.NoError(t, exec.Command("tar", "-C", filepath.Dir(folder), "-czf", tarred, name).Run())
-			require.Contains(t, db.does(t, "model", "register", tarred), name+" version 3 registered: ")
+			require.Contains(t, register(tarred), name+" version 3 registered: ")
 
 			require.Equal(t, 1, one[int](t, db, "SELECT count(DISTINCT sha256)::integer FROM ml.versions WHERE model = $1", name), "the same model")
 			require.Equal(t, 3, one[int](t, db, "SELECT count(DISTINCT source_sha256)::integer FROM ml.versions WHERE model = $1", name), "of three files")

@@ -138,11 +138,11 @@ func TestLightGBMDoesNotGuessWhoseCategoriesTheyAre(t *testing.T) {
 	var lists [][]any
 	require.NoError(t, json.Unmarshal(bytes.TrimSpace(text), &lists))
 	n := len(lists[0])
-	for highest, clear := range map[int]bool{n - 1: false, n - 2: true, n: true} {
+	for highest, told := range map[int]bool{n - 1: false, n - 2: true, n: true} {
 		res, err := LightGBM(infos.ReplaceAll(model, fmt.Appendf(nil, "feature_infos=[0:%d]", highest)))
 		require.NoError(t, err)
-		require.Equal(t, clear, len(res.Warnings) == 0, "amounts from 0 to %d", highest)
-		require.Equal(t, clear, res.Features[1].Type == rowcast.TypeText)
+		require.Equal(t, told, len(res.Warnings) == 0, "amounts from 0 to %d", highest)
+		require.Equal(t, told, res.Features[1].Type == rowcast.TypeText)
 	}
 }
 
