@@ -6,7 +6,7 @@ BEGIN
     FOR t IN
         SELECT g.tgname AS name, g.tgrelid::regclass AS relation
         FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
-        WHERE c.relnamespace = 'ml_private'::regnamespace AND g.tgname IN ('rowcast_journal', 'rowcast_keep') AND NOT g.tgisinternal
+        WHERE c.relnamespace = 'ml_private'::regnamespace AND g.tgname IN ('rowcast_journal', 'rowcast_journal_owner', 'rowcast_keep') AND NOT g.tgisinternal
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', t.name, t.relation);
     END LOOP;

@@ -135,8 +135,11 @@ func (a *app) url() string {
 
 // connect opens the database for one command. The caller closes the pool.
 func (a *app) connect(ctx context.Context) (*pgxpool.Pool, error) {
-	return postgres.Open(ctx, a.url(), postgres.OpenOptions{ApplicationName: "rowcast", MaxConns: 2})
+	return postgres.Open(ctx, a.url(), postgres.OpenOptions{ApplicationName: "rowcast", MaxConns: 2, Warning: a.warning})
 }
+
+// warning passes on what a function in the database warns of.
+func (a *app) warning(message string) { printf(a.errOut, "warning: %s\n", message) }
 
 // printError writes an error as psql would: what was wrong, then detail and hint.
 func printError(w io.Writer, err error) {

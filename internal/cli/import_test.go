@@ -45,13 +45,23 @@ func TestMLflowModelsAreRegisteredByTheirFolder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			folder := mlflowModel(name)
 			flavor, _, _ := strings.Cut(name, "_")
-			require.Contains(t, db.does(t, "model", "register", folder), name+" version 1 registered: ")
+			register := func(path string) string {
+				status, out, errOut := rowcast("model", "register", path, "--database-url", db.URL)
+				require.Zero(t, status, errOut)
+				if name == "onnx_columns" {
+					require.Contains(t, errOut, `the signature calls "urgent" optional, but its tensor is bool`)
+				} else {
+					require.Empty(t, errOut)
+				}
+				return out
+			}
+			require.Contains(t, register(folder), name+" version 1 registered: ")
 			zipped := filepath.Join(packed, name+".zip")
 			zipFolder(t, folder, zipped)
-			require.Contains(t, db.does(t, "model", "register", zipped), ", converted from mlflow-"+flavor)
+			require.Contains(t, register(zipped), ", converted from mlflow-"+flavor)
 			tarred := filepath.Join(packed, strings.ToUpper(name)+".tar.gz")
 			require.NoError(t, exec.Command("tar", "-C", filepath.Dir(folder), "-czf", tarred, name).Run())
-			require.Contains(t, db.does(t, "model", "register", tarred), name+" version 3 registered: ")
+			require.Contains(t, register(tarred), name+" version 3 registered: ")
 
 			require.Equal(t, 1, one[int](t, db, "SELECT count(DISTINCT sha256)::integer FROM ml.versions WHERE model = $1", name), "the same model")
 			require.Equal(t, 3, one[int](t, db, "SELECT count(DISTINCT source_sha256)::integer FROM ml.versions WHERE model = $1", name), "of three files")
@@ -195,6 +205,76 @@ func TestAModelInAStoreOfMLflow(t *testing.T) {
 	require.Contains(t, db.does(t, "model", "register", filepath.Join(model, "artifacts"), "--tag", "team=growth"), "churn version 1 registered")
 	require.JSONEq(t, `{"team": "growth", "stage": "canary"}`, one[string](t, db, "SELECT tags::text FROM ml.versions"))
 	require.Equal(t, "3", one[string](t, db, "SELECT parameters ->> 'depth' FROM ml.versions"))
+}
+
+// What validation has to say about a file reaches whoever registers it, by hand, by a migration or in SQL.
+func TestWarningsReachWhoRegisters(t *testing.T) {
+	db := served(t)
+	early := filepath.Join("..", "convert", "testdata", "xgboost", "early.ubj")
+	const noted = ` of model "early": Training stopped early: the `
+	status, out, errOut := rowcast("model", "register", "early", early, "--database-url", db.URL)
+	require.Zero(t, status, errOut)
+	require.Contains(t, out, "early version 1 registered: ")
+	require.Contains(t, errOut, "warning: version 1"+noted)
+	require.Equal(t, 1, strings.Count(errOut, "\n"), errOut)
+
+	dir := filepath.Join(t.TempDir(), "models")
+	db.does(t, "model", "migration", "new", "early_v2", "--file", early, "--dir", dir)
+	status, _, errOut = rowcast("model", "migration", "plan", "--dir", dir, "--database-url", db.URL)
+	require.Equal(t, 2, status, errOut)
+	require.Contains(t, errOut, "warning: version 2"+noted)
+	status, _, errOut = rowcast("model", "migration", "up", "--dir", dir, "--database-url", db.URL)
+	require.Zero(t, status, errOut)
+	require.Contains(t, errOut, "warning: version 2"+noted)
+}
+
+// A migration takes what register takes, and refuses what it refuses before anything is written.
+func TestAMigrationOfAnImportedModel(t *testing.T) {
+	db := served(t)
+	dir := filepath.Join(t.TempDir(), "models")
+	written := strings.Fields(db.does(t, "model", "migration", "new", "churn_v2", "--file", mlflowModel("onnx_matrix"), "--dir", dir))
+	require.Len(t, written, 3)
+	require.Regexp(t, `/artifacts/churn_v2-[0-9a-f]{12}\.tar$`, written[2])
+	again := strings.Fields(db.does(t, "model", "migration", "new", "churn_v3", "--file", mlflowModel("onnx_matrix"), "--tag", "team=growth", "--dir", dir))
+	require.Equal(t, written[2], again[2], "the same folder is the same tar")
+	db.does(t, "model", "migration", "new", "trees", "--file", filepath.Join("..", "convert", "testdata", "xgboost", "binary_logistic.ubj"), "--dir", dir)
+	db.does(t, "model", "migration", "up", "--dir", dir)
+	require.Equal(t, []string{"churn@1 mlflow-onnx", "churn@2 mlflow-onnx", "trees@1 xgboost-ubj"},
+		one[[]string](t, db, "SELECT array_agg(model || '@' || version || ' ' || format ORDER BY model, version) FROM ml.versions"))
+	require.JSONEq(t, `{"team": "growth", "reviewed": true}`, one[string](t, db, "SELECT tags::text FROM ml.versions WHERE model = 'churn' AND version = 2"))
+	db.does(t, "model", "migration", "down", "all", "--dir", dir)
+	require.Zero(t, one[int](t, db, "SELECT count(*)::integer FROM ml.models"))
+
+	pointer := write(t, "model.onnx", "version https://git-lfs.github.com/spec/v1\noid sha256:"+strings.Repeat("ab", 32)+"\nsize 12345\n")
+	nowhere := filepath.Join(t.TempDir(), "models")
+	require.Contains(t, db.fails(t, 1, "model", "migration", "new", "m", "--file", pointer, "--dir", nowhere), "git lfs pull")
+	require.Contains(t, db.fails(t, 1, "model", "migration", "new", "m", "--file", mlflowModel("sklearn"), "--dir", nowhere), "skl2onnx")
+	require.Contains(t, db.fails(t, 1, "model", "migration", "new", "m", "--file", filepath.Join("..", "convert", "testdata", "refused", "xgboost.pkl"), "--dir", nowhere),
+		"is a Python pickle of XGBoost")
+	require.NoDirExists(t, nowhere)
+}
+
+// Two branches that were merged in the wrong order: nobody would run the older file.
+func TestALateMigrationIsTold(t *testing.T) {
+	db := served(t)
+	dir := filepath.Join(t.TempDir(), "models")
+	for _, name := range []string{"first", "late", "third"} {
+		db.does(t, "model", "migration", "new", name, "--dir", dir)
+	}
+	elsewhere := t.TempDir()
+	late, err := filepath.Glob(filepath.Join(dir, "000002_late.*"))
+	require.NoError(t, err)
+	require.Len(t, late, 2)
+	for _, path := range late {
+		require.NoError(t, os.Rename(path, filepath.Join(elsewhere, filepath.Base(path))))
+	}
+	require.NotContains(t, db.does(t, "model", "migration", "up", "--dir", dir), "nothing shows")
+	for _, path := range late {
+		require.NoError(t, os.Rename(filepath.Join(elsewhere, filepath.Base(path)), path))
+	}
+	const told = "000002_late.up.sql is below version 3, but nothing shows that it ran"
+	require.Contains(t, db.does(t, "model", "migration", "plan", "--dir", dir), told)
+	require.Contains(t, db.does(t, "model", "migration", "up", "--dir", dir), told)
 }
 
 func TestWhatCannotBeImportedIsRefusedBeforeItIsUploaded(t *testing.T) {

@@ -36,7 +36,7 @@ one transaction; down takes it back, bit for bit. The folder also runs with gola
 
 // runner makes a Runner that prints its progress, unless JSON is asked for.
 func (a *app) runner(cmd *cobra.Command) (*modelmigrate.Runner, error) {
-	o := modelmigrate.Options{}
+	o := modelmigrate.Options{Warning: a.warning}
 	o.Dir, _ = cmd.Flags().GetString("dir")
 	o.Table, _ = cmd.Flags().GetString("table")
 	if asJSON, _ := cmd.Flags().GetBool("json"); !asJSON {
@@ -269,6 +269,9 @@ The exit status is 2 when something would change, 0 when nothing would, and 1 on
 }
 
 func (a *app) printPlan(p *modelmigrate.Plan) {
+	for _, note := range p.Notes {
+		printf(a.out, "%s\n", note)
+	}
 	if !p.Changes() {
 		printf(a.out, "nothing would change: models at version %d already\n", p.From)
 		return
@@ -297,13 +300,15 @@ func (a *app) migrationNew() *cobra.Command {
 	var f optionFlags
 	var o modelmigrate.NewOptions
 	c := &cobra.Command{
-		Use: "new NAME [--file MODEL.onnx]", Short: "Write a new pair of files, and put the model file among the artifacts", Args: cobra.ExactArgs(1),
+		Use: "new NAME [--file MODEL]", Short: "Write a new pair of files, and put the model file among the artifacts", Args: cobra.ExactArgs(1),
 		Long: `Writes NNNNNN_NAME.up.sql, which registers a model file (or, without --file, does nothing yet: write what you like), and NNNNNN_NAME.down.sql, which
-takes it back. Needs no database. What the graph does not say comes from model.yaml beside the file, or from flags, as with rowcast model register.
+takes it back. Needs no database. MODEL is what rowcast model register takes: a file of ONNX, XGBoost or LightGBM, or an MLflow folder, which is packed
+as a tar. What the file does not say comes from model.yaml beside it or in the folder, or from flags.
 
 The model is --model, else the name in model.yaml, else NAME without its _v2.`,
 		Example: `  rowcast model migration new churn --file churn.onnx
-  rowcast model migration new churn_v2 --file churn2.onnx --promote
+  rowcast model migration new churn_v2 --file churn2.ubj --promote
+  rowcast model migration new churn_v3 --file mlruns/0/models/m-5f1c/artifacts
   rowcast model migration new churn_challenger --file churn3.onnx --model churn --alias challenger
   rowcast model migration new rights`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -315,10 +320,20 @@ The model is --model, else the name in model.yaml, else NAME without its _v2.`,
 						WithHint("Write ml.promote('churn', 2) into the file instead.")}
 				}
 			} else {
-				var err error
-				if o.Options, _, err = f.options(o.File); err != nil {
+				m, err := openModel(o.File)
+				if err != nil {
 					return err
 				}
+				defer m.close()
+				if err := m.converts(); err != nil {
+					return err
+				}
+				if o.Options, _, err = f.options(m.beside); err != nil {
+					return err
+				}
+				name := o.Options.Name // the migration's own name says more than a folder's
+				o.Options = m.under(o.Options)
+				o.File, o.Options.Name = m.file.Name(), name
 			}
 			created, err := modelmigrate.Create(cmd.Context(), o)
 			if err != nil {
@@ -332,7 +347,7 @@ The model is --model, else the name in model.yaml, else NAME without its _v2.`,
 		},
 	}
 	s := c.Flags()
-	s.StringVar(&o.File, "file", "", "model file to register")
+	s.StringVar(&o.File, "file", "", "model file, or MLflow folder, to register")
 	s.StringVar(&o.Model, "model", "", "name of the model")
 	s.BoolVar(&o.Promote, "promote", false, "make the version the champion")
 	s.StringArrayVar(&o.Aliases, "alias", nil, "point this alias at the version; once for each")

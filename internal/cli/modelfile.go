@@ -11,8 +11,12 @@ import (
 	"github.com/rowcast/rowcast/internal/rowcast"
 )
 
-// largestNamed is how large a packed folder may be to be opened here, only for its name.
-const largestNamed = 64 << 20
+// largestNamed is how large a packed folder may be to be opened here, only for its name; largestTried how large a file may be to be converted here,
+// only to see whether it can be.
+const (
+	largestNamed = 64 << 20
+	largestTried = 64 << 20
+)
 
 // modelFile is a file to register, or a folder that was packed into one.
 type modelFile struct {
@@ -65,6 +69,23 @@ func (m *modelFile) pack(folder string) error {
 	if err != nil {
 		m.close()
 	}
+	return err
+}
+
+// converts refuses a file that the sidecar would refuse to convert. A large one is left to the sidecar.
+func (m *modelFile) converts() error {
+	info, err := m.file.Stat()
+	switch {
+	case err != nil:
+		return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read the model file").WithCause(err)
+	case info.Size() > largestTried:
+		return nil
+	}
+	data, err := io.ReadAll(io.NewSectionReader(m.file, 0, info.Size()))
+	if err != nil {
+		return rowcast.Errorf(rowcast.CodeInvalidArgument, "cannot read the model file").WithCause(err)
+	}
+	_, err = convert.From(data)
 	return err
 }
 

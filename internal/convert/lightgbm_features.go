@@ -141,9 +141,14 @@ func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 	for n := 0; n < len(lists) && fits; n++ {
 		fits = codesBelow(infos[owners[n]], len(lists[n])) && fs.list[owners[n]].views&^viewCode == 0
 	}
-	if !fits {
-		fs.warnings = append(fs.warnings, "The file holds the categories of "+strconv.Itoa(len(lists))+
-			" columns of a data frame. Which features they belong to can't be told, so categorical features take pandas' codes (0, 1, …).")
+	ambiguous := fits && fs.alsoFit(owners, lists, infos)
+	if !fits || ambiguous {
+		text := "The file holds " + strconv.Itoa(len(lists)) + " lists of a data frame's categories, but not which features they belong to, " +
+			"and here that can't be told: categorical features take pandas' codes (0, 1, …)."
+		if ambiguous {
+			text += " Train with the columns of numbers that look like such codes as categories too, and they take the categories."
+		}
+		fs.warnings = append(fs.warnings, text)
 		return nil
 	}
 	for n, owner := range owners {
@@ -154,6 +159,51 @@ func (f *lightgbmFile) categories(fs *lightgbmFeatures) error {
 		}
 	}
 	return nil
+}
+
+// alsoFit reports whether the lists fit other features as well, in order: whoever trains may say himself which columns are categorical, numbers among
+// them, and leave out one that pandas lists. Such a column's codes are numbers then that go from 0 to the end of its list.
+func (fs *lightgbmFeatures) alsoFit(owners []int, lists [][]any, infos []string) bool {
+	// How long a list must be at least for an owner, and how long it must be for another feature, 0 where none will do.
+	least, exact := make([]int, len(fs.list)), make([]int, len(fs.list))
+	for _, owner := range owners {
+		least[owner] = highestCode(infos[owner]) + 1
+	}
+	sizes := make(map[int]bool, len(lists))
+	for _, list := range lists {
+		sizes[len(list)] = len(list) > 1
+	}
+	others := false
+	for i := range fs.list {
+		if highest, ok := strings.CutPrefix(infos[i], "[0:"); ok && !slices.Contains(owners, i) {
+			if n, err := strconv.Atoi(strings.TrimSuffix(highest, "]")); err == nil && n < math.MaxInt && sizes[n+1] {
+				exact[i], others = n+1, true
+			}
+		}
+	}
+	if !others {
+		return false
+	}
+	// The first n lists fit features that were seen; among those is, or is not, one that is no owner.
+	with, without := make([]bool, len(lists)+1), make([]bool, len(lists)+1)
+	without[0] = true
+	owner := 0 // the next one
+	for i := range fs.list {
+		owns := owner < len(owners) && owners[owner] == i
+		if owns {
+			owner++
+		}
+		for n := min(len(lists)-1, i); n >= 0; n-- {
+			switch {
+			case owns && least[i] <= len(lists[n]):
+				with[n+1] = with[n+1] || with[n]
+				without[n+1] = without[n+1] || without[n]
+			case !owns && exact[i] == len(lists[n]) && exact[i] > 0:
+				with[n+1] = with[n+1] || with[n] || without[n]
+			}
+		}
+	}
+	return with[len(lists)]
 }
 
 // declared reads the indexes that the training's categorical_feature lists; nil where it lists something else.
@@ -174,12 +224,23 @@ func codesBelow(info string, n int) bool {
 	if !listsCategories(info) {
 		return info == "" || info == "none"
 	}
-	for code := range strings.SplitSeq(info, ":") {
-		if c, err := strconv.Atoi(code); err != nil || c >= n {
-			return false
-		}
+	return highestCode(info) < n
+}
+
+// highestCode is the highest category of a feature_infos, -1 for none, more than any list has where one can't be read.
+func highestCode(info string) int {
+	highest := -1
+	if !listsCategories(info) {
+		return highest
 	}
-	return true
+	for code := range strings.SplitSeq(info, ":") {
+		c, err := strconv.Atoi(code)
+		if err != nil {
+			return math.MaxInt - 1
+		}
+		highest = max(highest, c)
+	}
+	return highest
 }
 
 // listsCategories tells feature_infos of a categorical feature, such as 3:0:1, from [0.5:12] and none.

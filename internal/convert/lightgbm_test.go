@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -126,6 +127,22 @@ func TestLightGBMTakesTheCategoriesOfPandas(t *testing.T) {
 		require.Len(t, res.Warnings, 1, lists)
 		require.Contains(t, res.Warnings[0], "take", lists)
 		require.Equal(t, rowcast.TypeDouble, res.Features[1].Type)
+	}
+}
+
+// Somebody may have trained with country as the numbers that its codes are, and with another column as the fourth category: the file looks the same.
+func TestLightGBMDoesNotGuessWhoseCategoriesTheyAre(t *testing.T) {
+	model := lightgbmFixture(t, "pandas.txt")
+	infos := regexp.MustCompile(`feature_infos=\S+`)
+	_, text, _ := bytes.Cut(model, []byte("pandas_categorical:"))
+	var lists [][]any
+	require.NoError(t, json.Unmarshal(bytes.TrimSpace(text), &lists))
+	n := len(lists[0])
+	for highest, told := range map[int]bool{n - 1: false, n - 2: true, n: true} {
+		res, err := LightGBM(infos.ReplaceAll(model, fmt.Appendf(nil, "feature_infos=[0:%d]", highest)))
+		require.NoError(t, err)
+		require.Equal(t, told, len(res.Warnings) == 0, "amounts from 0 to %d", highest)
+		require.Equal(t, told, res.Features[1].Type == rowcast.TypeText)
 	}
 }
 

@@ -25,6 +25,7 @@ type Plan struct {
 	To         int             `json:"to"`
 	Migrations []MigrationPlan `json:"migrations"`
 	Uploaded   []string        `json:"uploaded"` // artifacts that were sent for it
+	Notes      []string        `json:"notes,omitempty"`
 }
 
 // Changes reports whether anything would change.
@@ -63,6 +64,8 @@ func (r *Runner) Plan(ctx context.Context, n int) (*Plan, error) {
 	_, err := r.run(ctx, func(s *session) error {
 		to := s.files.above(s.report.From, n)
 		p = &Plan{From: s.report.From, To: to, Migrations: []MigrationPlan{}, Uploaded: []string{}}
+		s.late()
+		p.Notes = s.report.Notes
 		steps := s.files.between(s.report.From, to)
 		for _, step := range steps {
 			if err := step.check(step.up, step.text); err != nil {
@@ -198,6 +201,8 @@ func (t *trial) effects(n *netRow) ([]Effect, error) {
 	switch n.relation {
 	case "alias_history":
 		return nil, nil // told by the alias
+	case "job":
+		return nil, nil // forgets a model or schedule that was dropped; told by that
 	case "model":
 		if action == "changed" {
 			return nil, nil // its count of versions; told by the version

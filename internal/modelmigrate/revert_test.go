@@ -222,7 +222,7 @@ func TestWhoMayBeginAndRevert(t *testing.T) {
 // What a cascade deletes must be journaled too, or a revert could not bring it back: a new table that hangs on the registry shows up here.
 func TestEveryTableThatACascadeReachesIsJournaledOrDerived(t *testing.T) {
 	conn := pgtest.New(t).Conn(t)
-	// Jobs are no part of the registry: one that was started names a version, and holds it.
+	// Jobs are no part of the registry: one that was started names a version, and holds it. Whose they are is journaled by a trigger of its own.
 	derived := []string{"route", "artifact_chunk", "change_row", "change_sequence", "change_artifact", "job", "job_chunk"}
 	require.Equal(t, "", one[string](t, conn, `
 		SELECT coalesce(string_agg(DISTINCT c.conrelid::regclass::text, ', '), '')

@@ -35,6 +35,7 @@ type Options struct {
 
 	Applied   func(Step)                                            // nil: told nothing
 	Uploading func(path string, size int64) func(done, total int64) // nil: told nothing; may return nil
+	Warning   func(message string)                                  // told what registrations warn of; nil: told nothing
 	Logger    *slog.Logger                                          // nil: silent
 }
 
@@ -165,7 +166,7 @@ func (r *Runner) open(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s := &session{Runner: r, ctx: ctx, files: files, library: &library{dir: r.o.Dir}, report: Report{Applied: []Step{}, Uploaded: []string{}}}
-	if s.pool, err = postgres.Open(ctx, r.url, postgres.OpenOptions{ApplicationName: applicationName, MaxConns: 3}); err != nil {
+	if s.pool, err = postgres.Open(ctx, r.url, postgres.OpenOptions{ApplicationName: applicationName, MaxConns: 3, Warning: r.o.Warning}); err != nil {
 		return nil, err
 	}
 	taken, err := s.pool.Acquire(ctx)
@@ -305,8 +306,21 @@ func (s *session) edited() error {
 	return nil
 }
 
+// late notes the files below the recorded version of which nothing shows that they ran: no command would run them.
+func (s *session) late() {
+	for _, p := range s.files.between(0, s.report.From) {
+		if _, made := s.changes[p.change]; !made && strings.Contains(p.text, "ml.begin_change('"+p.change+"'") {
+			s.report.Notes = append(s.report.Notes, fmt.Sprintf("%s is below version %d, but nothing shows that it ran: where it came late, give it a higher number "+
+				"in its file names and in its SQL", p.up, s.report.From))
+		}
+	}
+}
+
 // goTo lets golang-migrate order and run the migrations between here and version.
 func (s *session) goTo(version int) error {
+	if version >= s.report.From {
+		s.late()
+	}
 	if version == s.report.From {
 		return s.edited()
 	}
@@ -393,7 +407,7 @@ func (s *session) force(version int) error {
 			return err
 		}
 		for _, p := range s.files.pairs {
-			_, made := s.changes[p.change]
+			c, made := s.changes[p.change]
 			switch {
 			case p.version > version && made:
 				s.report.Notes = append(s.report.Notes, fmt.Sprintf("%s is above version %d but in place; before it runs again: "+
@@ -401,6 +415,9 @@ func (s *session) force(version int) error {
 			case p.version <= version && made:
 				if _, err := db.New(tx).AcceptChange(s.ctx, db.AcceptChangeParams{Name: p.change, Checksum: p.checksum}); err != nil {
 					return err
+				}
+				if c.Checksum != p.checksum {
+					s.report.Notes = append(s.report.Notes, p.up+" counts as what ran, as it is now")
 				}
 			}
 		}

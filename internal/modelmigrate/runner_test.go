@@ -95,8 +95,9 @@ func TestAFileThatWasEditedAfterItRanIsNoticed(t *testing.T) {
 	require.Equal(t, modelmigrate.StateApplied, status.Migrations[1].State)
 	require.Equal(t, modelmigrate.StatePending, status.Migrations[2].State)
 	s.down(t, dir, 1) // the way down goes by the journal
-	_, err = s.runner(t, dir).Force(ctx, 1)
+	report, err := s.runner(t, dir).Force(ctx, 1)
 	require.NoError(t, err)
+	require.Equal(t, []string{"000001_iris.up.sql counts as what ran, as it is now"}, report.Notes)
 	require.Equal(t, 3, s.up(t, dir, -1).To)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/rowcast/rowcast/internal/rowcast"
@@ -14,6 +15,8 @@ type OpenOptions struct {
 	ApplicationName string        // shown in pg_stat_activity; "rowcast" where empty and the URL names none
 	MaxConns        int32         // 0: pgxpool's default, or pool_max_conns of the URL
 	ConnectTimeout  time.Duration // for one connection attempt; 0: 5 s, or connect_timeout of the URL
+
+	Warning func(message string) // told what functions in the database warn of, not what the server itself does; nil: nobody is
 }
 
 // Open makes a pool of connections to the database at url and checks that it answers. An empty url means the PG* environment variables.
@@ -41,6 +44,13 @@ func Open(ctx context.Context, url string, o OpenOptions) (*pgxpool.Pool, error)
 	case cfg.ConnConfig.ConnectTimeout == 0 || cfg.ConnConfig.ConnectTimeout > time.Minute:
 		// pgx's own default is two minutes: too long to tell somebody that the host is wrong.
 		cfg.ConnConfig.ConnectTimeout = defaultConnectTimeout
+	}
+	if o.Warning != nil {
+		cfg.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+			if n.SeverityUnlocalized == "WARNING" && n.Routine == "exec_stmt_raise" {
+				o.Warning(n.Message)
+			}
+		}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

@@ -110,6 +110,7 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     number integer;
+    noted  text;
 BEGIN
     UPDATE ml_private.model m
     SET last_version = m.last_version + 1, description = coalesce(m.description, options ->> 'description')
@@ -125,9 +126,14 @@ BEGIN
         PERFORM ml_private.move_alias(target, 'champion', 1, 'set', NULL, who);
     END IF;
     PERFORM ml_private.route_model(target.id);
+    -- The functions that call this silence dblink; what validation has to say is for the caller. The setting ends with the calling function.
+    PERFORM set_config('client_min_messages', 'warning', true);
+    FOR noted IN SELECT jsonb_array_elements_text(report -> 'warnings') LOOP
+        RAISE WARNING 'version % of model "%": %', number, target.name, noted;
+    END LOOP;
     RETURN number;
 END $$;
-COMMENT ON FUNCTION ml_private.add_version(ml_private.model, bytea, jsonb, jsonb, name) IS 'Stores a validated version; the first becomes the champion.';
+COMMENT ON FUNCTION ml_private.add_version(ml_private.model, bytea, jsonb, jsonb, name) IS 'Stores a validated version and raises its warnings; the first becomes the champion.';
 
 -- Stores what the sidecar converted an artifact to: it holds the bytes until the next call but C on this connection.
 CREATE OR REPLACE FUNCTION ml_private.store_converted(report jsonb, key bytea, who name) RETURNS void

@@ -135,8 +135,26 @@ END $$;
 COMMENT ON FUNCTION ml.revoke_predictions(text, text) IS $$Takes back what ml.grant_predictions() gave.
 Example: SELECT ml.revoke_predictions('churn', 'bi_reader');$$;
 
+-- How long each model's log is kept. A model that a named change dropped comes back with its log as long as the change can be taken back.
+CREATE OR REPLACE FUNCTION ml_private.retentions() RETURNS TABLE (model_id bigint, retention_days integer)
+LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT l.model_id, l.retention_days FROM ml_private.log_policy l;
+    IF to_regclass('ml_private.change_row') IS NOT NULL THEN
+        RETURN QUERY
+            SELECT DISTINCT ON (1) (r.before ->> 'model_id')::bigint, (r.before ->> 'retention_days')::integer
+            FROM ml_private.change_row r
+            WHERE r.relation = 'log_policy' AND r.operation = 'DELETE'
+              AND NOT EXISTS (SELECT FROM ml_private.log_policy l WHERE l.model_id = (r.before ->> 'model_id')::bigint)
+            ORDER BY 1, 2 DESC;
+    END IF;
+END $$;
+COMMENT ON FUNCTION ml_private.retentions() IS 'For how many days each model''s predictions are kept.';
+
 -- Makes partitions for today and the next seven days and takes away what is kept no longer: a day that no model keeps any more goes with its
--- partition, and what a model with a shorter retention has in a day that stays is deleted, as are predictions of dropped models. Days are UTC. One sidecar
+-- partition, and what a model with a shorter retention has in a day that stays is deleted, as are predictions of models that were dropped for good. Days are UTC. One sidecar
 -- at a time does it; whoever comes second does nothing. Returns the partitions that were made and dropped and the rows that were deleted.
 CREATE OR REPLACE FUNCTION ml_private.keep_partitions(OUT made integer, OUT dropped integer, OUT deleted bigint)
 LANGUAGE plpgsql
@@ -176,7 +194,7 @@ BEGIN
     EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
         made := 0;
     END;
-    SELECT today - max(p.retention_days) INTO oldest FROM ml_private.log_policy p;
+    SELECT today - max(p.retention_days) INTO oldest FROM ml_private.retentions() p;
     FOR part, day IN
         SELECT c.relname, to_date(substr(c.relname, 12), 'YYYYMMDD')
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -191,14 +209,16 @@ BEGIN
             EXIT;
         END;
     END LOOP;
-    DELETE FROM ml_private.prediction p USING ml_private.log_policy l
+    DELETE FROM ml_private.prediction p USING ml_private.retentions() l
     WHERE p.model_id = l.model_id AND p.at < now() - make_interval(days => l.retention_days);
     GET DIAGNOSTICS deleted = ROW_COUNT;
     -- Twice for each dropped model: a sidecar may have written rows of it a little later.
-    DELETE FROM ml_private.prediction p USING ml_private.dropped_model d WHERE p.model_id = d.model_id;
+    DELETE FROM ml_private.prediction p USING ml_private.dropped_model d
+    WHERE p.model_id = d.model_id AND d.model_id NOT IN (SELECT l.model_id FROM ml_private.retentions() l);
     GET DIAGNOSTICS gone = ROW_COUNT;
     deleted := deleted + gone;
-    DELETE FROM ml_private.dropped_model d WHERE d.dropped_at < now() - interval '1 hour';
+    DELETE FROM ml_private.dropped_model d
+    WHERE d.dropped_at < now() - interval '1 hour' AND d.model_id NOT IN (SELECT l.model_id FROM ml_private.retentions() l);
     DELETE FROM ml_private.recorder r WHERE r.at < now() - interval '1 day';
 END $$;
 COMMENT ON FUNCTION ml_private.keep_partitions() IS 'Makes the log''s partitions ahead and takes away what is kept no longer. The sidecar calls it at its start and every hour.';

@@ -108,6 +108,25 @@ FROM (VALUES ('model', '{}'::text[]), ('version', '{}'), ('alias_history', '{}')
              ('schedule', '{next_at,last_at,error,sqlstate}'), ('log_policy', '{}'), ('prediction_grant', '{}'), ('bi_column', '{}'),
              ('dropped_model', '{}')) AS t(relation, operational);
 
+-- Jobs are no part of the registry and stay when their model or schedule is dropped, but then forget which it was. That alone is noted of them.
+DO $$
+DECLARE
+    k name;
+BEGIN
+    IF to_regclass('ml_private.job') IS NOT NULL THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER rowcast_journal_owner AFTER UPDATE OF model_id, schedule_id ON ml_private.job FOR EACH ROW '
+                       'WHEN (OLD.model_id IS DISTINCT FROM NEW.model_id OR OLD.schedule_id IS DISTINCT FROM NEW.schedule_id) '
+                       'EXECUTE FUNCTION ml_private.journal(%s)',
+                       (SELECT string_agg(quote_literal(a.attname), ', ') FROM pg_attribute a
+                        WHERE a.attrelid = 'ml_private.job'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+                          AND a.attname NOT IN ('id', 'model_id', 'schedule_id')));
+        FOR k IN SELECT c.conname FROM pg_constraint c
+                 WHERE c.conrelid = 'ml_private.job'::regclass AND c.contype = 'f' AND NOT c.condeferrable LOOP
+            EXECUTE format('ALTER TABLE ml_private.job ALTER CONSTRAINT %I DEFERRABLE INITIALLY IMMEDIATE', k);
+        END LOOP;
+    END IF;
+END $$;
+
 CREATE OR REPLACE TRIGGER rowcast_keep BEFORE DELETE ON ml_private.artifact FOR EACH ROW EXECUTE FUNCTION ml_private.keep_artifact();
 
 -- Where the identity columns of the journaled tables are.
