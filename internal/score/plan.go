@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rowcast/rowcast/db"
 	"github.com/rowcast/rowcast/internal/predict"
@@ -232,9 +233,25 @@ func (p *planner) sweep(ctx context.Context) error {
 }
 
 // endSessions ends the sessions that still work on a job: those of an earlier claim. Their locks would keep the tables from being moved or dropped.
+// Mostly they are about to end by themselves, so it looks more often than pg_terminate_backend() would.
 func (s *Service) endSessions(ctx context.Context, on *session, job int64) error {
-	return on.exec(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_terminate_backend(a.pid, 3000) FROM pg_catalog.pg_stat_activity AS a
-		WHERE a.datname = pg_catalog.current_database() AND a.application_name LIKE '%s%d/%%' AND a.pid <> pg_catalog.pg_backend_pid()`, sessionName, job))
+	const often, long = 5 * time.Millisecond, 3 * time.Second
+	for began := time.Now(); time.Since(began) < long; {
+		if err := on.exec(ctx, "SELECT pg_catalog.pg_stat_clear_snapshot()"); err != nil {
+			return err
+		}
+		left, err := on.rows(ctx, fmt.Sprintf(`SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a
+			WHERE a.datname = pg_catalog.current_database() AND a.application_name LIKE '%s%d/%%' AND a.pid <> pg_catalog.pg_backend_pid()`, sessionName, job))
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(often):
+		}
+	}
+	return nil
 }
 
 // dropStaging drops the tables that a job has in ml_staging.
