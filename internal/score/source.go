@@ -64,6 +64,9 @@ func (p *planner) resolve(ctx context.Context, name, what string) (*target, []st
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(rows) == 0 { // dropped between one look and the next
+		return nil, nil, refuse("42P01", "the %s %s was dropped just now", what, name)
+	}
 	first := rows[0]
 	found := &target{Schema: string(first[0]), Name: string(first[1]), Exists: string(first[2]) == "t"}
 	var columns []string
