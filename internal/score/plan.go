@@ -209,7 +209,7 @@ func (s *Service) plan(ctx context.Context, c *claim, job *db.MlPrivateJob) erro
 		return err
 	}
 	defer p.session.close()
-	steps := []func(context.Context) error{p.sweep, p.findTarget, p.findSource, p.checkModel, p.narrow, p.rehearse, p.cut, p.store}
+	steps := []func(context.Context) error{p.checkRight, p.sweep, p.findTarget, p.findSource, p.checkModel, p.narrow, p.rehearse, p.cut, p.store}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -217,6 +217,22 @@ func (s *Service) plan(ctx context.Context, c *claim, job *db.MlPrivateJob) erro
 	}
 	s.o.Metrics.jobs.WithLabelValues(phasePlan).Inc()
 	s.o.Logger.Info("scoring job planned", "job", job.ID, "model", job.Model, "version", job.Version, "chunks", len(p.chunks), "rows", p.rows, "copied", p.Staged != "")
+	return nil
+}
+
+// checkRight asks whether the starter may use the model: much time may have passed since ml.score() did.
+func (p *planner) checkRight(ctx context.Context) error {
+	if p.job.ModelID == nil {
+		return nil // dropped, and its version with it
+	}
+	rows, err := p.session.rows(ctx, fmt.Sprintf("SELECT ml_private.may_use(%d, %s)", *p.job.ModelID, literal(unquoted(p.Role))))
+	if err != nil {
+		return err
+	}
+	if string(rows[0][0]) != "t" {
+		return refuse("42501", "permission denied for model %q", p.job.Model).
+			advise("Its owner can allow it: SELECT ml.grant_model(%s, %s);", literal(p.job.Model), literal(unquoted(p.Role)))
+	}
 	return nil
 }
 
