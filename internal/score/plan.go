@@ -366,6 +366,14 @@ func (p *planner) store(ctx context.Context) error {
 	if err := p.session.exec(ctx, strings.Join(statements, ";")); err != nil {
 		return p.session.rollBack(ctx, err)
 	}
+	if err := p.checkKeyType(ctx, p.session, p.Results, p.Key.Name); err != nil {
+		return p.session.rollBack(ctx, err)
+	}
+	if p.Errors != "" {
+		if err := p.checkKeyType(ctx, p.session, p.Errors, "key"); err != nil {
+			return p.session.rollBack(ctx, err)
+		}
+	}
 	n, err := p.session.affected(ctx, fmt.Sprintf(`UPDATE ml_private.job SET phase = 'score', plan = %s, rows_total = %d, rows_before = 0, rows_done = 0, rows_skipped = 0,
 		scoring_since = clock_timestamp(), sidecar = NULL, lease_until = NULL, attempts = 0, error = NULL, sqlstate = NULL, detail = NULL, hint = NULL, retry_at = NULL
 		WHERE id = %d AND epoch = %d AND phase = 'plan' AND state IN ('running', 'paused')`, literal(string(text)), p.rows, p.job.ID, p.job.Epoch))
@@ -376,6 +384,17 @@ func (p *planner) store(ctx context.Context) error {
 		return p.session.rollBack(ctx, err)
 	}
 	return p.session.exec(ctx, fmt.Sprintf("SELECT pg_catalog.pg_notify('rowcast', 'job %d'); COMMIT", p.job.ID))
+}
+
+// checkKeyType makes sure that the key's column in a table of ours is of the type that was looked at. By its name another one may have been found: a
+// domain, say, whose checks would run with our rights when rows come in.
+func (p *planner) checkKeyType(ctx context.Context, on *session, table, name string) error {
+	rows, err := on.rows(ctx, fmt.Sprintf(`SELECT FROM pg_catalog.pg_attribute AS a
+		WHERE a.attrelid = %s::pg_catalog.regclass AND a.attname = %s AND a.atttypid = %d`, literal(table), literal(name), p.Key.OID))
+	if err == nil && len(rows) != 1 {
+		err = refuse("55000", "the type of key column %q was changed meanwhile", p.Key.Name).advise("SELECT ml.retry_job(%d);", p.job.ID)
+	}
+	return err
 }
 
 func nullableLiteral(s *string) string {

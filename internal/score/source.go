@@ -387,6 +387,9 @@ func (p *planner) copySource(ctx context.Context) error {
 	if err := writer.exec(ctx, "BEGIN; CREATE UNLOGGED TABLE "+p.Staged+" ("+strings.Join(list, ", ")+") WITH (autovacuum_enabled = false)"); err != nil {
 		return err
 	}
+	if err := p.checkKeyType(ctx, writer, p.Staged, "c0"); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	rows, err := p.pump(ctx, writer)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -106,4 +107,28 @@ func TestMaintenanceDoesNotReadModelFiles(t *testing.T) {
 		require.Zero(t, one[int](t, admin, "SELECT count(*)::int FROM lab.stolen"), f)
 		require.NotEmpty(t, one[[]byte](t, admin, fmt.Sprintf("SELECT ml.%s('iris', 0)", f)))
 	}
+}
+
+// The tables that Rowcast fills are made by the name of the key's type, after code of the starter's has run: another type may have that name by then.
+func TestAKeyTypeThatIsExchangedRunsNoCodeAsTheOwner(t *testing.T) {
+	s := start(t)
+	admin := s.Conn(t)
+	s.register(t, demo("iris_v2"), "iris")
+	role, roleURL := s.Role(t, "")
+	exec(t, admin, fmt.Sprintf("SELECT ml.grant_model('iris', '%[1]s'); CREATE SCHEMA lab; GRANT ALL ON SCHEMA lab TO %[1]s", role))
+	conn := pgtest.Connect(t, roleURL)
+	exec(t, conn, fmt.Sprintf(`CREATE TYPE lab.mood AS ENUM ('calm');
+		CREATE FUNCTION lab.checked(text) RETURNS boolean LANGUAGE plpgsql AS
+			'BEGIN IF current_user <> ''%[1]s'' THEN ALTER ROLE %[1]s SUPERUSER; END IF; RETURN true; END';
+		CREATE FUNCTION lab.waits() RETURNS integer LANGUAGE plpgsql VOLATILE AS
+			'BEGIN WHILE NOT EXISTS (SELECT FROM pg_type WHERE typname = ''old'') LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN 1; END';
+		CREATE VIEW lab.flowers AS SELECT 'calm'::lab.mood AS id, lab.waits() AS sepal_length, 1 AS sepal_width, 1 AS petal_length, 1 AS petal_width`, role))
+	id := score(t, conn, "'iris', 'lab.flowers', 'lab.scores', 'id'")
+	require.Eventually(t, func() bool { // its rows are being read
+		return one[bool](t, admin, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'rowcast job %' AND query LIKE 'COPY (%' AND wait_event = 'PgSleep')")
+	}, time.Minute, 10*time.Millisecond)
+	exec(t, conn, "BEGIN; ALTER TYPE lab.mood RENAME TO old; CREATE DOMAIN lab.mood AS lab.old CHECK (lab.checked(VALUE::text)); COMMIT")
+	j := await(t, conn, id, "done", "failed")
+	require.False(t, one[bool](t, admin, "SELECT rolsuper FROM pg_roles WHERE rolname = $1", role), "it became a superuser")
+	require.Equal(t, "55000", j.SQLState, j.Error)
 }
