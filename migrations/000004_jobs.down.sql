@@ -16,7 +16,7 @@ BEGIN
         WHERE p.pronamespace = 'ml'::regnamespace
           AND p.proname IN ('score', 'pause_job', 'resume_job', 'cancel_job', 'retry_job', 'schedule_score', 'unschedule_score')
            OR p.pronamespace = 'ml_private'::regnamespace
-          AND p.proname IN ('create_job', 'start_job', 'lock_job', 'may_follow', 'check_cron', 'check_job', 'check_starter', 'add_schedule',
+          AND p.proname IN ('create_job', 'start_job', 'lock_job', 'may_follow', 'check_cron', 'check_job', 'check_starter', 'check_use', 'add_schedule',
                             'start_schedule')
     LOOP
         EXECUTE format('DROP FUNCTION %s', f.name);

@@ -17,6 +17,12 @@ import (
 // batchRows is how many rows are run together: enough that a run's fixed cost does not count, few enough for the processor's caches.
 const batchRows = 4096
 
+// Rows can be of any size: a batch of this many bytes is run before it is full.
+const batchBytes = 32 << 20
+
+// badBytes is what the bad rows of one chunk may take in memory.
+const badBytes = 256 << 20
+
 // runner scores chunks of one job after another and keeps what they share: the connections, the frame, the buffers. One goroutine uses it.
 type runner struct {
 	service *Service
@@ -33,6 +39,7 @@ type runner struct {
 	values       [][]byte
 	out, badRows encoder
 	rows, bad    int64
+	bytes        int // of the rows in the frame
 }
 
 // open makes the runner ready for a job.
@@ -92,6 +99,7 @@ func (r *runner) chunk(ctx context.Context, c *claim, chunk *db.ClaimChunkRow) (
 	started := time.Now()
 	r.rows, r.bad = 0, 0
 	r.frame.Reset()
+	r.bytes = 0
 	r.out.buf, r.badRows.buf, r.keys, r.raw, r.keyEnds, r.rawEnds = r.out.buf[:0], r.badRows.buf[:0], r.keys[:0], r.raw[:0], r.keyEnds[:0], r.rawEnds[:0]
 	if err := r.write.exec(ctx, fmt.Sprintf("BEGIN; SET LOCAL application_name = '%s%d/%d/%d'", sessionName, c.job, c.number, c.epoch)); err != nil {
 		return err
@@ -180,7 +188,7 @@ var errWriter = errors.New("results could not be written")
 func (r *runner) readRows(ctx context.Context, c *claim, chunk *db.ClaimChunkRow, sink io.Writer) error {
 	var failed error
 	d := decoder{columns: len(r.plan.Columns) + 1, row: func(values [][]byte) error {
-		if failed = r.take(ctx, values); failed == nil && r.frame.Len() == batchRows {
+		if failed = r.take(ctx, values); failed == nil && (r.frame.Len() == batchRows || r.bytes >= batchBytes) {
 			failed = r.flush(ctx, c, sink)
 		}
 		return failed
@@ -228,6 +236,9 @@ func (r *runner) take(ctx context.Context, values [][]byte) error {
 			return r.reject(ctx, key, bad)
 		}
 		return bad
+	}
+	for _, v := range values {
+		r.bytes += len(v)
 	}
 	r.keys = append(r.keys, key...)
 	r.keyEnds = append(r.keyEnds, len(r.keys))
@@ -279,6 +290,7 @@ func (r *runner) flush(ctx context.Context, c *claim, sink io.Writer) error {
 		return err
 	}
 	r.frame.Reset()
+	r.bytes = 0
 	r.keys, r.keyEnds, r.raw, r.rawEnds = r.keys[:0], r.keyEnds[:0], r.raw[:0], r.rawEnds[:0]
 	c.seen.Add(int64(n))
 	if _, err := sink.Write(r.out.buf); err != nil {
@@ -374,17 +386,22 @@ func (r *runner) reject(ctx context.Context, key []byte, err error) error {
 	e.text(reason)
 	e.text(f.state)
 	e.timestamp(time.Now())
+	if len(e.buf) > badBytes {
+		return refuse("54000", "a part of the source has so many bad rows that they take %d MB", badBytes>>20).
+			because("The last of them: %s", reason).advise("Correct the source, or choose a smaller chunk_rows.")
+	}
 	return nil
 }
 
-// showKey is the key as text. Only PostgreSQL knows how its types are written.
+// showKey is the key as text. Only PostgreSQL knows how its types are written. The type's own output, no cast to text: a cast may be code of the
+// starter's, and this connection has our rights.
 func (r *runner) showKey(ctx context.Context, key []byte) string {
 	conn, err := r.service.o.Pool.Acquire(ctx)
 	if err != nil {
 		return "?"
 	}
 	defer conn.Release()
-	result := conn.Conn().PgConn().ExecParams(ctx, "SELECT ($1)::pg_catalog.text", [][]byte{key}, []uint32{r.plan.Key.OID}, []int16{1}, nil).Read()
+	result := conn.Conn().PgConn().ExecParams(ctx, "SELECT $1", [][]byte{key}, []uint32{r.plan.Key.OID}, []int16{1}, nil).Read()
 	if result.Err != nil || len(result.Rows) != 1 {
 		return "?"
 	}

@@ -213,7 +213,7 @@ func (s *Service) plan(ctx context.Context, c *claim, job *db.MlPrivateJob) erro
 		return err
 	}
 	defer p.session.close()
-	steps := []func(context.Context) error{p.sweep, p.findTarget, p.findSource, p.checkModel, p.narrow, p.rehearse, p.cut, p.store}
+	steps := []func(context.Context) error{p.checkRight, p.sweep, p.findTarget, p.findSource, p.checkModel, p.narrow, p.rehearse, p.cut, p.store}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
@@ -221,6 +221,22 @@ func (s *Service) plan(ctx context.Context, c *claim, job *db.MlPrivateJob) erro
 	}
 	s.o.Metrics.jobs.WithLabelValues(phasePlan).Inc()
 	s.o.Logger.Info("scoring job planned", "job", job.ID, "model", job.Model, "version", job.Version, "chunks", len(p.chunks), "rows", p.rows, "copied", p.Staged != "")
+	return nil
+}
+
+// checkRight asks whether the starter may use the model: much time may have passed since ml.score() did.
+func (p *planner) checkRight(ctx context.Context) error {
+	if p.job.ModelID == nil {
+		return nil // dropped, and its version with it
+	}
+	rows, err := p.session.rows(ctx, fmt.Sprintf("SELECT ml_private.may_use(%d, %s)", *p.job.ModelID, literal(unquoted(p.Role))))
+	if err != nil {
+		return err
+	}
+	if string(rows[0][0]) != "t" {
+		return refuse("42501", "permission denied for model %q", p.job.Model).
+			advise("Its owner can allow it: SELECT ml.grant_model(%s, %s);", literal(p.job.Model), literal(unquoted(p.Role)))
+	}
 	return nil
 }
 
@@ -370,6 +386,14 @@ func (p *planner) store(ctx context.Context) error {
 	if err := p.session.exec(ctx, strings.Join(statements, ";")); err != nil {
 		return p.session.rollBack(ctx, err)
 	}
+	if err := p.checkKeyType(ctx, p.session, p.Results, p.Key.Name); err != nil {
+		return p.session.rollBack(ctx, err)
+	}
+	if p.Errors != "" {
+		if err := p.checkKeyType(ctx, p.session, p.Errors, "key"); err != nil {
+			return p.session.rollBack(ctx, err)
+		}
+	}
 	n, err := p.session.affected(ctx, fmt.Sprintf(`UPDATE ml_private.job SET phase = 'score', plan = %s, rows_total = nullif(%d, -1), rows_before = 0, rows_done = 0, rows_skipped = 0,
 		scoring_since = clock_timestamp(), sidecar = NULL, lease_until = NULL, attempts = 0, error = NULL, sqlstate = NULL, detail = NULL, hint = NULL, retry_at = NULL
 		WHERE id = %d AND epoch = %d AND phase = 'plan' AND state IN ('running', 'paused')`, literal(string(text)), p.rows, p.job.ID, p.job.Epoch))
@@ -380,6 +404,17 @@ func (p *planner) store(ctx context.Context) error {
 		return p.session.rollBack(ctx, err)
 	}
 	return p.session.exec(ctx, fmt.Sprintf("SELECT pg_catalog.pg_notify('rowcast', 'job %d'); COMMIT", p.job.ID))
+}
+
+// checkKeyType makes sure that the key's column in a table of ours is of the type that was looked at. By its name another one may have been found: a
+// domain, say, whose checks would run with our rights when rows come in.
+func (p *planner) checkKeyType(ctx context.Context, on *session, table, name string) error {
+	rows, err := on.rows(ctx, fmt.Sprintf(`SELECT FROM pg_catalog.pg_attribute AS a
+		WHERE a.attrelid = %s::pg_catalog.regclass AND a.attname = %s AND a.atttypid = %d`, literal(table), literal(name), p.Key.OID))
+	if err == nil && len(rows) != 1 {
+		err = refuse("55000", "the type of key column %q was changed meanwhile", p.Key.Name).advise("SELECT ml.retry_job(%d);", p.job.ID)
+	}
+	return err
 }
 
 func nullableLiteral(s *string) string {

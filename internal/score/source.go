@@ -64,6 +64,9 @@ func (p *planner) resolve(ctx context.Context, name, what string) (*target, []st
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(rows) == 0 { // dropped between one look and the next
+		return nil, nil, refuse("42P01", "the %s %s was dropped just now", what, name)
+	}
 	first := rows[0]
 	found := &target{Schema: string(first[0]), Name: string(first[1]), Exists: string(first[2]) == "t"}
 	var columns []string
@@ -387,6 +390,9 @@ func (p *planner) copySource(ctx context.Context) error {
 	}
 	// Nothing but this job needs it, and a crash of PostgreSQL, which empties it, is noticed: see sourceLost.
 	if err := writer.exec(ctx, "BEGIN; CREATE UNLOGGED TABLE "+p.Staged+" ("+strings.Join(list, ", ")+") WITH (autovacuum_enabled = false)"); err != nil {
+		return err
+	}
+	if err := p.checkKeyType(ctx, writer, p.Staged, "c0"); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

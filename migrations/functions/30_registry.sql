@@ -11,7 +11,7 @@ BEGIN
     UNLISTEN rowcast_changes;
     RETURN ml_private.caller();
 END $$;
-COMMENT ON FUNCTION ml_private.changer() IS 'The role whose rights count for a change; refuses code that runs on behalf of a table''s owner.';
+COMMENT ON FUNCTION ml_private.changer() IS 'The role whose rights count for a change or a model file; refuses code that runs on behalf of a table''s owner.';
 
 CREATE OR REPLACE FUNCTION ml_private.is_admin(role name) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -231,7 +231,12 @@ BEGIN
     IF sha256 !~ '^[0-9a-f]{64}$' THEN
         RAISE EXCEPTION '"%" is not a SHA-256', sha256 USING ERRCODE = '22023', HINT = 'Write 64 lower-case hexadecimal digits.';
     END IF;
-    PERFORM FROM ml_private.artifact a WHERE a.sha256 = decode(register_artifact.sha256, 'hex') FOR KEY SHARE;
+    -- To know a hash (the log of predictions shows it) is no right to the file.
+    PERFORM FROM ml_private.artifact a
+    WHERE a.sha256 = decode(register_artifact.sha256, 'hex')
+      AND (ml_private.is_admin(who) OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.created_by AND pg_has_role(who, r.oid, 'USAGE'))
+           OR EXISTS (SELECT FROM ml_private.version v WHERE a.sha256 IN (v.sha256, v.source_sha256) AND ml_private.may_use(v.model_id, who)))
+    FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'artifact % is not stored', sha256 USING ERRCODE = '42704', HINT = 'Upload it: rowcast model upload FILE.';
     END IF;
@@ -502,11 +507,12 @@ END $$;
 COMMENT ON FUNCTION ml.release_version(text, integer) IS $$Lets the sidecar load a version again that killed or stalled it.
 Example: SELECT ml.release_version('churn', 4);$$;
 
+-- VOLATILE for changer(): a table's owner must not have somebody else's ANALYZE fetch files for him.
 CREATE OR REPLACE FUNCTION ml.model_chunk(model text, number integer) RETURNS bytea
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.route;
 BEGIN
     SELECT * INTO target FROM ml_private.route r WHERE r.ref = model;
@@ -520,10 +526,10 @@ COMMENT ON FUNCTION ml.model_chunk(text, integer) IS $$One 1 MiB chunk of a vers
 Example: SELECT ml.model_chunk('churn@3', 0);$$;
 
 CREATE OR REPLACE FUNCTION ml.source_chunk(model text, number integer) RETURNS bytea
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    who    name := ml_private.caller();
+    who    name := ml_private.changer();
     target ml_private.route;
 BEGIN
     SELECT * INTO target FROM ml_private.route r WHERE r.ref = model;

@@ -150,6 +150,20 @@ END $$;
 COMMENT ON FUNCTION ml.pause_job(bigint) IS $$Stops a job until ml.resume_job(). What is under way is given up and done again; what is committed stays.
 Example: SELECT ml.pause_job(17);$$;
 
+-- What goes on again must still be allowed: the starter may have lost the right to the model since.
+CREATE OR REPLACE FUNCTION ml_private.check_use(task ml_private.job) RETURNS void
+LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF task.model_id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_roles r WHERE r.oid = task.started_by AND ml_private.may_use(task.model_id, r.rolname)) THEN
+        RAISE EXCEPTION 'permission denied for model "%": job % belongs to "%", who may not use it any more', task.model, task.id, pg_get_userbyid(task.started_by)
+            USING ERRCODE = '42501', HINT = format('Its owner can allow it: SELECT ml.grant_model(%L, %L);', task.model, pg_get_userbyid(task.started_by));
+    END IF;
+END $$;
+COMMENT ON FUNCTION ml_private.check_use(ml_private.job) IS 'Raises where the role that started a job may not use its model any more.';
+
 CREATE OR REPLACE FUNCTION ml.resume_job(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -163,6 +177,7 @@ BEGIN
         RAISE EXCEPTION 'job % is %, not paused', id, task.state
             USING ERRCODE = '55000', HINT = CASE WHEN task.state = 'done' THEN 'Start another one: SELECT ml.score(…);' ELSE format('SELECT ml.retry_job(%s); tries it again.', id) END;
     END IF;
+    PERFORM ml_private.check_use(task);
     UPDATE ml_private.job j
     SET state = CASE j.phase WHEN 'plan' THEN 'queued' ELSE 'running' END, retry_at = NULL, scoring_since = clock_timestamp(),
         rows_before = (SELECT coalesce(sum(c.rows + c.skipped), 0) FROM ml_private.job_chunk c WHERE c.job_id = j.id AND c.state = 'done')
@@ -209,6 +224,7 @@ BEGIN
     ELSIF task.phase = 'clean' THEN
         RAISE EXCEPTION 'job % is still being cleaned up', id USING ERRCODE = '55000', HINT = 'Try it again in a moment.';
     ELSE
+        PERFORM ml_private.check_use(task);
         UPDATE ml_private.job j
         SET state = CASE WHEN j.phase IN ('plan', 'end') THEN 'queued' ELSE 'running' END, phase = CASE j.phase WHEN 'end' THEN 'plan' ELSE j.phase END,
             plan = CASE WHEN j.phase IN ('plan', 'end') THEN NULL ELSE j.plan END,

@@ -170,9 +170,12 @@ BEGIN
     made := 0;
     dropped := 0;
     deleted := 0;
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('rowcast.keep_partitions', 0)) THEN
+    -- No advisory lock: anybody could hold that.
+    BEGIN
+        LOCK TABLE ONLY ml_private.prediction_other IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN lock_not_available THEN
         RETURN;
-    END IF;
+    END;
     -- Both need a moment without readers of the whole log. Where there is none within lock_timeout, the next round tries again: there is a week's time.
     BEGIN
         FOR day IN
