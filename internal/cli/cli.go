@@ -133,9 +133,9 @@ func (a *app) url() string {
 	return os.Getenv("DATABASE_URL")
 }
 
-// connect opens the database for one command. The caller closes the pool.
-func (a *app) connect(ctx context.Context) (*pgxpool.Pool, error) {
-	return postgres.Open(ctx, a.url(), postgres.OpenOptions{ApplicationName: "rowcast", MaxConns: 2, Warning: a.warning})
+// connect opens the database for one command, which tells what functions in the database warn of to warning, where it is not nil. The caller closes the pool.
+func (a *app) connect(ctx context.Context, warning func(message string)) (*pgxpool.Pool, error) {
+	return postgres.Open(ctx, a.url(), postgres.OpenOptions{ApplicationName: "rowcast", MaxConns: 2, Warning: warning})
 }
 
 // warning passes on what a function in the database warns of.

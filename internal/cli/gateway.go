@@ -16,7 +16,7 @@ themselves; nobody has to reconnect.`,
 		Example: "  rowcast gateway rotate",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			pool, err := a.connect(cmd.Context())
+			pool, err := a.connect(cmd.Context(), a.warning)
 			if err != nil {
 				return err
 			}

@@ -39,7 +39,7 @@ func (a *app) catalogCommand(use, short, example string, args cobra.PositionalAr
 	return &cobra.Command{
 		Use: use, Short: short, Example: "  " + example, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pool, err := a.connect(cmd.Context())
+			pool, err := a.connect(cmd.Context(), a.warning)
 			if err != nil {
 				return err
 			}

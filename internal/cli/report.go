@@ -31,7 +31,7 @@ latency, and the last scoring jobs. It shows the predictions that your role may 
 			if days < 1 || days > 36500 {
 				return usageError{rowcast.Errorf(rowcast.CodeInvalidArgument, "--days is %d", days).WithHint("Use 1 to 36500.")}
 			}
-			pool, err := a.connect(cmd.Context())
+			pool, err := a.connect(cmd.Context(), a.warning)
 			if err != nil {
 				return err
 			}

@@ -69,7 +69,7 @@ func (a *app) jobCommandOf(use, short, example string, args cobra.PositionalArgs
 	c := &cobra.Command{
 		Use: use, Short: short, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			pool, err := a.connect(cmd.Context())
+			pool, err := a.connect(cmd.Context(), nil) // that no sidecar runs is said here, also when it stops later
 			if err != nil {
 				return err
 			}
