@@ -117,6 +117,8 @@ func TestCorruptBytesAreNotLoaded(t *testing.T) {
 	s.register(t, demo("iris"))
 	s.register(t, demo("iris_v2"), "iris")
 	exec(t, conn, "UPDATE ml_private.artifact_chunk SET data = set_byte(data, 100, get_byte(data, 100) # 1) WHERE sha256 = (SELECT sha256 FROM ml_private.version WHERE version = 2)")
+	s.serve(t, s.config(t)) // one that has never seen the file: the other may still hold what it validated
+	conn = s.Conn(t)
 	e := refused(t, conn, "XX001", "SELECT predict_label('iris@2', ARRAY[5.1, 3.5, 1.4, 0.2])")
 	require.Contains(t, e.Message, "hash")
 	require.Equal(t, "setosa", one[string](t, conn, "SELECT predict_label('iris', ARRAY[5.1, 3.5, 1.4, 0.2])"))

@@ -21,12 +21,13 @@ const tolerance = 1e-5
 
 func TestEveryRowOfEveryModelEqualsItsFramework(t *testing.T) {
 	s := start(t)
-	conn := s.Conn(t)
 	for _, folder := range folders(t) {
 		if _, err := os.Stat(filepath.Join(folder, "data.csv")); err != nil {
 			continue // tensors has no table, see TestInferNamesTensors
 		}
 		t.Run(filepath.Base(folder), func(t *testing.T) {
+			t.Parallel()
+			conn := s.Conn(t)
 			o := options(t, folder)
 			name := filepath.Base(folder)
 			s.register(t, folder, name)

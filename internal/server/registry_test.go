@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/rowcast/rowcast/internal/config"
 	"github.com/rowcast/rowcast/internal/postgres"
 	"github.com/rowcast/rowcast/internal/registry"
 	"github.com/rowcast/rowcast/migrations"
@@ -180,7 +182,7 @@ func TestAModelRegisteredFromAByteaAlone(t *testing.T) {
 }
 
 func TestWhatIsRefusedIsNotStored(t *testing.T) {
-	s := start(t)
+	s := start(t, func(c *config.Config) { c.ValidateTime = 8 * time.Second }) // one of them loops for ever
 	conn := s.Conn(t)
 	catalog := registry.NewCatalog(s.Pool(t))
 	path := filepath.Join(t.TempDir(), "text.onnx")
